@@ -245,9 +245,7 @@ def test_a_session_token_or_a_role_signs(
         assert store.url_lifetime() == (86400 if ends else pytest.approx(3600, abs=60))
 
 
-def test_a_credentials_file_without_its_section_is_told_without_its_content(
-    tmp_path: Path,
-) -> None:
+def test_a_credentials_file_without_its_section_is_told_without_its_content(tmp_path: Path) -> None:
     file = tmp_path / "credentials"
     file.write_text("aws_secret_access_key=hunter2\n")
     role = RoleCredentials({"AWS_SHARED_CREDENTIALS_FILE": str(file)}, region=REGION)

@@ -34,9 +34,7 @@ def untraced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         trace._TRACER_PROVIDER.shutdown()
 
 
-def test_without_tracing_the_callers_trace_is_kept(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_without_tracing_the_callers_trace_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     configure_tracing("rmbg-test")
     for parent, kept in ((PARENT, PARENT), ("evil\nheader", ""), ("", "")):

@@ -20,9 +20,7 @@ def test_a_runtime_connects_to_nothing(away: Settings, monkeypatch: pytest.Monke
         pass
 
 
-def test_an_application_has_one_runtime_which_a_spawned_process_lacks(
-    away: Settings,
-) -> None:
+def test_an_application_has_one_runtime_which_a_spawned_process_lacks(away: Settings) -> None:
     with create_celery(away) as app:
         with Runtime(away, celery_app=app):
             pass

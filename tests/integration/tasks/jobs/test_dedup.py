@@ -119,9 +119,7 @@ def test_a_result_that_the_store_does_not_give_holds_up_no_other_primary(
     assert equal.redis.zcard(redis_keys.COMPLETING) == 0
 
 
-def test_duplicates_of_a_canceled_primary_follow_whoever_leads_by_then(
-    equal: EqualJobs,
-) -> None:
+def test_duplicates_of_a_canceled_primary_follow_whoever_leads_by_then(equal: EqualJobs) -> None:
     primary, duplicate = equal.pair()
     equal.store.cancel(primary.task_id)
     new = equal.submit()  # before anybody saw to the duplicate

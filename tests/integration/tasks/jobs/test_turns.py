@@ -43,9 +43,7 @@ def test_owners_take_turns_and_each_has_its_own_jobs_run_in_order(
         assert [each for each in order if jobs[each] == owner] == own
 
 
-def test_who_was_served_longest_ago_is_next_and_who_never_was_before_all(
-    queues: Queues,
-) -> None:
+def test_who_was_served_longest_ago_is_next_and_who_never_was_before_all(queues: Queues) -> None:
     jobs = _submit(queues, "xxxyy")
     order = [queues.run(), queues.run()]
     jobs |= _submit(queues, "zyx")
@@ -96,9 +94,7 @@ def test_what_a_worker_was_assigned_waits_for_whose_turn_it_is_in_the_shared_que
     assert queues.run(model="u2netp") == waits
 
 
-def test_jobs_that_exchange_messages_miss_none_and_a_lost_one_is_found(
-    queues: Queues,
-) -> None:
+def test_jobs_that_exchange_messages_miss_none_and_a_lost_one_is_found(queues: Queues) -> None:
     jobs = _submit(queues, "xxxxy")
     assert [jobs[str(queues.run())] for _ in range(2)] == ["x", "y"]
     queues.passes(3)
@@ -141,9 +137,7 @@ def test_a_crash_is_that_of_the_job_whose_turn_it_was_and_its_message_comes_back
     assert (queues.job(named).crashes, queues.job(other).crashes) == (0, 1)
 
 
-def test_a_message_that_a_worker_may_not_run_is_sent_again_for_its_job(
-    queues: Queues,
-) -> None:
+def test_a_message_that_a_worker_may_not_run_is_sent_again_for_its_job(queues: Queues) -> None:
     named, other, _ = _swapped(queues)
     taken = queues.take_of(named)
     queues.redis.hset(redis_keys.job_key(other), "excluded_worker", "w")
@@ -233,9 +227,7 @@ def test_what_a_worker_of_an_earlier_version_takes_costs_no_job_its_run(queues: 
     assert queues.run() == jobs[1]
 
 
-def test_what_an_earlier_version_takes_of_the_raised_holds_no_other_up(
-    queues: Queues,
-) -> None:
+def test_what_an_earlier_version_takes_of_the_raised_holds_no_other_up(queues: Queues) -> None:
     queues.redis.sadd(f"rmbg:raised:{LIST}:x", "rm-gone-1", "rm-gone-2")
     job = queues.submit(Priority.LOW, owner="x")
     queues.clock.now += AGING

@@ -13,9 +13,7 @@ from tasks.cli.output import CommandOutput, OutputCommand
 
 
 @pytest.mark.usefixtures("kept_loggers")
-def test_a_line_that_a_command_logs_is_no_part_of_its_json(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_line_that_a_command_logs_is_no_part_of_its_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output, "runtime_of", lambda _: None)
 
     def report(**_: object) -> CommandOutput:

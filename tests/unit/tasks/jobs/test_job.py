@@ -29,9 +29,7 @@ jobs = st.builds(
 
 @given(jobs)
 @settings(max_examples=30)
-def test_a_record_is_text_and_reads_back_as_its_job_without_later_fields(
-    job: Job,
-) -> None:
+def test_a_record_is_text_and_reads_back_as_its_job_without_later_fields(job: Job) -> None:
     record = to_record({each.name: getattr(job, each.name) for each in dataclasses.fields(job)})
     assert all(isinstance(value, str) for value in record.values())
     assert from_record({**record, "invented_later": "x"}) == job
