@@ -8,7 +8,7 @@ MODEL ?= u2netp
 # that share the running service; they begin (tests/conftest.py).
 # One process more than two cores, as the tests mostly wait.
 TEST_PROCESSES ?= 3
-FAULT_PROCESSES ?= 2
+SLOW_PROCESSES ?= 2
 # Tests are collected by several processes and start more than a hundred, which read compiled modules.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -62,11 +62,11 @@ coverage: install ## Run the tests of `make test` with their coverage, processes
 
 test-slow: install ## Run the full-size tests
 	$(BIN)/rmbg models fetch u2netp
-	$(BIN)/pytest -m 'slow and not faults and not hostile' $(ARGS)
+	$(BIN)/pytest -n $(SLOW_PROCESSES) --dist loadfile --no-loadscope-reorder -m 'slow and not faults and not hostile' $(ARGS)
 
 test-faults: install ## Run the whole fault suite: kill, stop and cut off real processes
 	$(BIN)/rmbg models fetch u2netp
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(FAULT_PROCESSES) --dist loadfile --no-loadscope-reorder -m faults tests/acceptance/faults $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(SLOW_PROCESSES) --dist loadfile --no-loadscope-reorder -m faults tests/acceptance/faults $(ARGS)
 
 test-hostile: install ## Run the attacks of hostile clients at full size, on loopback only
 	$(BIN)/pytest -m hostile tests $(ARGS)
