@@ -415,15 +415,18 @@ export class Viewer {
   }
 
   #checker(pen, [x, y, w, h]) {
-    if (!this.checks) {
+    const style = getComputedStyle(this.canvas);
+    const [light, dark] = ["--check-a", "--check-b"].map((name) => style.getPropertyValue(name));
+    if (this.checksOf !== light) {
       const tile = canvasOf(24, 24);
       const dots = tile.getContext("2d");
-      dots.fillStyle = "#fff";
+      dots.fillStyle = light;
       dots.fillRect(0, 0, 24, 24);
-      dots.fillStyle = "#dcdce0";
+      dots.fillStyle = dark;
       dots.fillRect(0, 0, 12, 12);
       dots.fillRect(12, 12, 12, 12);
       this.checks = pen.createPattern(tile, "repeat");
+      this.checksOf = light;
     }
     pen.fillStyle = this.checks;
     pen.fillRect(x, y, w, h);
