@@ -20,6 +20,9 @@ from tasks.worker.metrics import GpuReading
 from tests.support.models import FakeModel
 from tests.support.paths import ROOT
 
+# They take a tenth of the time of all other tests.
+pytestmark = pytest.mark.slow
+
 #: Who works on a picture; others may not have used any time that is seen.
 _WORKED = {"API", "worker, child", "worker, decoding process", "Redis", "object store"}
 

@@ -46,6 +46,7 @@ def test_the_program_equals_torchs_way() -> None:
     assert all(differences[case] <= most for case, most in _TOLERANCES.items()), differences
 
 
+@pytest.mark.slow
 def test_the_program_fits_cards_of_each_kind(tmp_path: Path) -> None:
     cache = str(tmp_path / "cache")
     printed = _run("compiled_kernel.py", str(tmp_path), *_CARDS, TRITON_CACHE_DIR=cache)
