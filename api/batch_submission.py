@@ -314,7 +314,7 @@ class BatchSubmission:
                 yield BatchItem(entry.name, error=explain(error))
 
     def _item(self, entry: Entry, shared: Mapping[str, Any], batch_id: str) -> BatchItem:
-        """Submit an entry as a task of its own."""
+        """Submit an entry as one task, and return the batch's item for it."""
         if entry.error is not None:
             return BatchItem(entry.name, error=entry.error)
         parameters = load(RemovalJson, {**shared, **entry.parameters})

@@ -21,8 +21,8 @@ SILENCE_SECONDS: Final = 20.0
 #: the answer only after it has sent all, gets to read it.
 _DRAIN_SECONDS: Final = 30.0
 _DRAIN_BYTES: Final = 64 * 2**20
-#: How often a body's share of the disk is looked at: after so many bytes.
-_LOOK_BYTES: Final = 2**20
+#: Bytes of a body after which the reader asks again whether there is room for it.
+_ASK_BYTES: Final = 2**20
 
 #: Returns the next message of a request, as ASGI defines it.
 Receive = Callable[[], Any]
@@ -58,14 +58,15 @@ class BodyReader:
         receive: returns the request's next message.
         limit: bytes of the largest body.
         length: bytes that have come.
-        has_room: tells whether there is room for a body of so many bytes.
+        has_room: returns whether the caller's share of the disk has room for a body of a length,
+            in bytes.
     """
 
     receive: Receive
     limit: int
     length: int = 0
     has_room: Callable[[int], bool] = lambda _: True
-    _looked_at: int = 0
+    _asked_at: int = 0
     _rest: bytes = b""
     _last: bool = False
     _began: float = field(default_factory=time.monotonic)
@@ -115,9 +116,9 @@ class BodyReader:
         self.length += len(self._rest)
         if self.length > self.limit:
             return End.TOO_LARGE
-        if self.length - self._looked_at < _LOOK_BYTES:
+        if self.length - self._asked_at < _ASK_BYTES:
             return None
-        self._looked_at = self.length
+        self._asked_at = self.length
         return None if self.has_room(self.length) else End.NO_ROOM
 
 
@@ -137,7 +138,10 @@ class BodyShares:
 
     @contextmanager
     def share(self, caller: str) -> Iterator[Callable[[int], bool]]:
-        """Yield what tells whether there is room for a caller's body of so many bytes."""
+        """Yield a function that returns whether the caller's share has room for a body.
+
+        It takes the bytes of that body that have come so far, and counts them.
+        """
         counted = 0
 
         def has_room(length: int) -> bool:

@@ -21,7 +21,7 @@ class ErrorType:
         type: its stable name.
         status: of HTTP.
         number: tells the errors of a status apart.
-        message: for people, unless an error has a text of its own.
+        message: the sentence for people; an `ApiError` may bring one that says more.
         retry_after: seconds after which the request may be sent again, where that is always so.
     """
 

@@ -135,10 +135,10 @@ class ReservationRenewer:
         outage_logged = False
         while renewals := self._after_a_pause():
             try:
-                self._renew([each for each, how in renewals.items() if how.decide is None])
-                for reservation, each in renewals.items():
-                    if each.decide is not None:
-                        each.decide()
+                self._renew([each for each, renewal in renewals.items() if renewal.decide is None])
+                for reservation, renewal in renewals.items():
+                    if renewal.decide is not None:
+                        renewal.decide()
                         self.stop(reservation)
                 outage_logged = False
             except QueueUnavailableError as error:

@@ -14,7 +14,7 @@ from typing import Final
 _TIME_SHARE: Final = 0.25
 #: Seconds of the time that a caller may use at once.
 _TIME_AT_ONCE: Final = 0.03
-#: For so many seconds after each of its requests, a caller counts as asking.
+#: Seconds after its latest request for which a caller counts as one that asks.
 _ASKS_SECONDS: Final = 2.0
 #: Weight of the latest call in what a caller's next one is expected to take.
 _LATEST: Final = 0.2

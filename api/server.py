@@ -287,7 +287,10 @@ class Connection(H11Protocol):
             wait.add_done_callback(self._begins)
 
     def make_room(self) -> None:
-        """Close the connection for a new one; one whose request waits for its turn is told so."""
+        """Close this connection, to make room for a new one.
+
+        If its request waits for its turn, it is answered 503 first.
+        """
         waits = self._wait is not None and not self._wait.done()
         if waits and self.cycle and not self.cycle.response_started:
             self._refuse(

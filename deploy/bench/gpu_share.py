@@ -112,7 +112,7 @@ def measure_shares(
     with tempfile.TemporaryDirectory() as folder:
         env = {**stand_in_settings(model, Path(folder)), "RMBG_DEVICE": device}
         progress("the model alone")
-        yield _model_alone(Settings.load(**_fields(env, model)), pictures)
+        yield _model_alone(Settings.load(**_fields(env)), pictures)
         for count in counts:
             progress(f"{count} workers")
             yield _service(Path(folder, str(count)), model, count, pictures, env)
@@ -136,10 +136,8 @@ def stand_in_settings(model: str, folder: Path) -> dict[str, str]:
     }
 
 
-def _fields(env: Mapping[str, str], model: str) -> dict[str, str]:
-    return {"model": model} | {
-        name.removeprefix("RMBG_").lower(): value for name, value in env.items()
-    }
+def _fields(env: Mapping[str, str]) -> dict[str, str]:
+    return {name.removeprefix("RMBG_").lower(): value for name, value in env.items()}
 
 
 def _model_alone(settings: Settings, pictures: int) -> Share:

@@ -161,7 +161,7 @@ export class LookForm {
     return this.#field(name, make("label", { class: "field", for: input.id }, make("span", { class: "line" }, label, out), input));
   }
 
-  // Makes a control that shows what `read` returns, and hands to `write` what somebody chooses.
+  // Makes a checkbox: it shows the value of `read()`, and calls `write` when the user changes it.
   #checkbox(id, label, read, write, more) {
     const input = make("input", { type: "checkbox", id, onchange: () => write(input.checked), ...more });
     this.refreshers.push(() => (input.checked = read()));
