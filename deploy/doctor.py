@@ -179,7 +179,7 @@ def _check_work(runtime: Runtime) -> Iterator[CheckResult]:
         yield _fail("workers", text, _how_to_get_a_worker(settings, workers))
     yield _check_io_worker(runtime.celery_app, settings.host)
     yield from _check_queues(runtime.job_store, usable, settings.max_pending)
-    if given_up := len(runtime.job_store.dead()):
+    if given_up := runtime.job_store.count_dead():
         advice = f"see {_JOBS} dead list; then {_JOBS} dead requeue, or dead drop"
         yield _warn("dead_letters", f"{given_up} given up", advice)
     else:

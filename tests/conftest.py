@@ -137,8 +137,12 @@ def redis(redis_url: str) -> Iterator[Redis]:
 
 
 @pytest.fixture
-def server_settings(servers: Servers, redis_url: str) -> dict[str, object]:
-    """What `Settings.load` needs to reach the servers, on the test's database."""
+def server_settings(
+    servers: Servers,
+    redis_url: str,
+    objects: ObjectStore,  # noqa: ARG001 - makes the bucket
+) -> dict[str, object]:
+    """What `Settings.load` needs to reach the servers: the test's database, and a bucket."""
     return servers.settings(redis_url)
 
 

@@ -78,7 +78,7 @@ def queues(redis: Redis, app: Celery) -> Queues:
 
 
 @pytest.fixture
-def equal(server_settings: dict[str, object], objects: object) -> EqualJobs:  # noqa: ARG001 - makes the bucket
+def equal(server_settings: dict[str, object]) -> EqualJobs:
     return EqualJobs(services_on(server_settings))
 
 
