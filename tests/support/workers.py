@@ -1,13 +1,22 @@
-"""What a model worker's child has, for a test's own process."""
+"""What a model worker's child has, for a test's own process, and workers that stay alive."""
 
 import threading
+import time
 from collections.abc import Callable
+
+from redis import Redis
 
 from inference.decode import Decoder, decode
 from inference.probe import ImageLimits
 from tasks.runtime import Runtime
 from tasks.worker.runner import Runner
+from tasks.worker_registry import WorkerRegistry
 from tests.support.models import FakeModel
+
+
+def lasting_registry(redis: Redis) -> WorkerRegistry:
+    """A registry whose heartbeats count for an hour: to a real one a slow test is a dead worker."""
+    return WorkerRegistry(redis, clock=lambda: time.time() + 3600)
 
 
 def make_runner(

@@ -30,6 +30,7 @@ from tests.support.jobs import make_job
 from tests.support.outbox import attempted
 from tests.support.redis_user import PREFIX, documented_user
 from tests.support.serving import answer, serving
+from tests.support.workers import lasting_registry
 
 #: Runs the doctor where it finds something bad; what it says of each subject, one finding a line.
 Doctor = Callable[[], Mapping[str, str]]
@@ -84,7 +85,7 @@ def test_what_needs_somebody_is_reported_with_what_to_do(
     monkeypatch.setenv("RMBG_MAX_PENDING", "2")
     monkeypatch.setattr("deploy.doctor.disk_problem", lambda _: "no room")
     WorkerRegistry(redis, clock=lambda: time.time() - 60).record_heartbeat("gpu8@a")
-    registry, store, rows = WorkerRegistry(redis), JobStore(redis), DeliveryStore(redis)
+    registry, store, rows = lasting_registry(redis), JobStore(redis), DeliveryStore(redis)
     for worker in ("gpu0@a", "gpu1@a"):
         registry.record_heartbeat(worker, model="u2netp")
     registry.mark_ready("gpu0@a", 60)
@@ -174,7 +175,7 @@ def test_a_wrong_setting_is_named_and_all_else_is_checked(
     settings: dict[str, str],
     expected: dict[str, str],
 ) -> None:
-    registry = WorkerRegistry(redis)
+    registry = lasting_registry(redis)
     registry.record_heartbeat("gpu0@a", model="u2netp")
     registry.mark_ready("gpu0@a", 60)
     for name, value in settings.items():

@@ -26,6 +26,7 @@ from tests.support.queues import Queues
 from tests.support.receivers import receiver
 from tests.support.services import services_on
 from tests.support.submissions import PICTURE
+from tests.support.workers import lasting_registry
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def store(redis: Redis, clock: Clock) -> JobStore:
 
 @pytest.fixture
 def registry(redis: Redis) -> WorkerRegistry:
-    return WorkerRegistry(redis)
+    return lasting_registry(redis)
 
 
 @pytest.fixture

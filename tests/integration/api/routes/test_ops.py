@@ -10,6 +10,7 @@ from tests.support.api import Api, audited
 from tests.support.commands import WORKER, crash
 from tests.support.outbox import attempted
 from tests.support.submissions import data_of
+from tests.support.workers import lasting_registry
 
 SETTINGS = {"auth": "on", "grafana_url": "https://grafana.example/d/rmbg"}
 
@@ -26,9 +27,10 @@ def operator(api: Api) -> Api:
 
 @pytest.fixture
 def worker(api: Api) -> str:
-    api.runtime.registry.record_heartbeat(WORKER, queue="gpu.testhost.0", model="u2netp")
-    api.runtime.registry.mark_ready(WORKER, 60, pid=7)
-    api.runtime.registry.record_result(WORKER, 2.0)
+    registry = lasting_registry(api.redis)
+    registry.record_heartbeat(WORKER, queue="gpu.testhost.0", model="u2netp")
+    registry.mark_ready(WORKER, 60, pid=7)
+    registry.record_result(WORKER, 2.0)
     return WORKER
 
 

@@ -12,6 +12,7 @@ from tasks.redis_client import probe_redis
 from tasks.settings import Settings
 from tasks.worker.startup import check_command
 from tasks.worker_registry import WorkerRegistry
+from tests.support.workers import lasting_registry
 
 
 class _Made(Exception):  # noqa: N818 - no error
@@ -73,7 +74,7 @@ def test_an_old_redis_is_told(
 def test_a_name_in_use_is_refused_and_that_of_a_killed_worker_is_not(
     settings: Settings, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    WorkerRegistry(redis).record_heartbeat("gpu0@h")
+    lasting_registry(redis).record_heartbeat("gpu0@h")
     monkeypatch.setattr("tasks.worker.startup._PING_SECONDS", 0.1)
     with pytest.raises(_Made):
         _make(settings, redis)
