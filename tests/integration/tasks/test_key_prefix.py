@@ -1,11 +1,14 @@
 """A service with a prefix, as a user of Redis that may touch no other keys."""
 
+from urllib.parse import urlsplit
+
 import pytest
 from celery import Celery
 from redis import Redis
 
 from tasks.housekeeping.reconcile import Reconciler
 from tests.support.api import Api
+from tests.support.clock import until
 from tests.support.models import FakeModel
 from tests.support.redis_user import PREFIX, documented_user
 from tests.support.services import services_on
@@ -24,10 +27,11 @@ def test_no_key_or_channel_is_without_the_prefix(
         task_id = api.submit(key="once")
         queue, app = runtime.job_store.get(task_id).queue, runtime.celery_app
         with app.connection_for_read() as worker, runtime.watcher.watch(task_id) as wait:
-            message = worker.SimpleQueue(queue).get(timeout=5)
+            until(lambda: _subscribed(redis, str(urlsplit(url).username)))
+            message = worker.SimpleQueue(queue).get(timeout=30)
             assert make_runner(runtime, FakeModel()).run(task_id)
             message.ack()
-            assert wait(5)
+            assert wait(30)
             app.control.ping(timeout=0.01)
         Reconciler(
             runtime.redis, runtime.job_store, runtime.dispatcher, runtime.registry, runtime.router
@@ -39,3 +43,8 @@ def test_no_key_or_channel_is_without_the_prefix(
             connection.SimpleQueue(queue).put("m")
         assert services_on(server_settings).runtime.job_store.get(task_id) is None
         assert runtime.redis.llen(queue) == 0
+
+
+def _subscribed(redis: Redis, user: str) -> bool:
+    """Does a user of Redis listen to a channel?"""
+    return any(each["user"] == user for each in redis.client_list(_type="pubsub"))

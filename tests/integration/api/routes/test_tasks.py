@@ -325,6 +325,7 @@ def test_a_stream_of_many_tasks_looks_seldom_for_their_places(
     shop: Api, monkeypatch: pytest.MonkeyPatch, later: Later
 ) -> None:
     monkeypatch.setattr("api.waiting._LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("api.waiting._POSITION_SECONDS", 60)
     asked = {name: Mock(wraps=getattr(shop.jobs, name)) for name in ("position", "get_many")}
     for name, mock in asked.items():
         monkeypatch.setattr(JobStore, name, mock)
@@ -341,7 +342,7 @@ def test_a_stream_of_many_tasks_looks_seldom_for_their_places(
     events = _read(pieces, lambda: None)
     assert {event["task_id"] for event in events if event["status"] == "canceled"} == {*ids}
     # Two looks at all of them, and not one with each of ten reads.
-    assert asked["position"].call_count - positions <= 3 * len(ids)
+    assert asked["position"].call_count - positions == 2 * len(ids)
 
 
 def test_one_stream_tells_the_states_and_places_of_several_tasks(shop: Api, studio: Api) -> None:
