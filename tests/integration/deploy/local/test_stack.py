@@ -48,7 +48,7 @@ def test_a_server_of_another_kind_is_no_object_store(
     ("command", "user", "words"),
     [
         ("REPLICAOF 127.0.0.1 1", "", "read only replica"),
-        ("CONFIG SET maxmemory 1mb", "", "takes no writes: .*maxmemory"),
+        ("CONFIG SET maxmemory 1", "", "takes no writes: .*maxmemory"),
         ("ACL SETUSER a on >b ~elsewhere:* &* +@all", "a:b@", "the user a may not: .*rights"),
     ],
     ids=["replica", "full", "rights"],

@@ -165,7 +165,7 @@ def test_a_full_redis_lets_jobs_end_and_all_be_erased(emptied: Settings, tmp_pat
             redis.hset(redis_keys.job_key(job.task_id), "batch_id", batch.batch_id)
         batches.seal(batch, [BatchItem("name.png", job.task_id) for job in jobs])
         uploads = [world.upload() for _ in range(2)]
-        redis.config_set("maxmemory", 2**20)
+        redis.config_set("maxmemory", 1)
         with pytest.raises(RedisFullError):
             world.waiting()
 
