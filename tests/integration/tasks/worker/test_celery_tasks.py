@@ -68,12 +68,12 @@ def test_jobs_that_find_no_memory_drain_their_gpu(
     assert f"{MAX_FAULTS} faults in a row" in drained.drained
     assert (drained.drained_by, drained.running) == ("service", 0)
     task.runner.model.error = None
-    left = submit()
+    left, began = submit(), time.time()
     task(left)
     waiting = recorded(task.runner.job_store, left)
     assert (waiting.status, waiting.attempts) == (Status.QUEUED, 0)
     # After a pause: at once, this very worker might be the one that takes it, again and again.
-    assert redis.zscore(redis_keys.DUE_JOBS, left) > time.time()
+    assert redis.zscore(redis_keys.DUE_JOBS, left) > began + 0.9
 
 
 def test_only_a_result_or_a_probe_is_an_answer(
@@ -108,7 +108,7 @@ def test_an_idle_model_is_checked_by_what_that_costs_and_its_answer_is_repeated(
     readiness.keep_ready()
     assert (model.calls, _worker(task).running) == (calls, 0)
     # It counts as long as before: 60 s of real time have not passed.
-    assert redis.zscore(redis_keys.READY_WORKERS, WORKER) == pytest.approx(until - 60, abs=2)
+    assert redis.zscore(redis_keys.READY_WORKERS, WORKER) == pytest.approx(until - 60, abs=30)
     now[0] += 60
     readiness.begin_job()
     readiness.keep_ready()  # the result of the job will be an answer

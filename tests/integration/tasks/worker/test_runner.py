@@ -2,7 +2,6 @@
 
 import io
 import signal
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from unittest.mock import Mock
@@ -26,6 +25,7 @@ from tasks.runtime import Runtime
 from tasks.worker import runner as module
 from tasks.worker.runner import Runner
 from tasks.worker_registry import WorkerRegistry
+from tests.support.clock import until
 from tests.support.hostile_pictures import tall_png
 from tests.support.jobs import claim, recorded
 from tests.support.models import FakeModel
@@ -140,8 +140,7 @@ def test_a_lease_is_renewed_for_as_long_as_the_job_runs(
 ) -> None:
     def run_long() -> None:
         redis.pexpire(redis_keys.lease_key(task_id), 5000)
-        while redis.pttl(redis_keys.lease_key(task_id)) <= 5000:
-            time.sleep(0.01)
+        until(lambda: redis.pttl(redis_keys.lease_key(task_id)) > 5000)
 
     monkeypatch.setattr(module, "RENEW_SECONDS", 0.01)
     runner.model.faults = [run_long]
