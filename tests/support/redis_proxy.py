@@ -24,6 +24,37 @@ class Fault(Enum):
 
 
 @dataclass
+class _Link:
+    """A client's connection, and the one to Redis that belongs to it.
+
+    Attributes:
+        tail: the end of what the client has sent: the marker may come in two pieces.
+        held: what it sends is kept for later.
+        silent: Redis's answers are not passed back.
+        answered: set when Redis says something.
+    """
+
+    client: socket.socket
+    server: socket.socket
+    tail: bytes = b""
+    held: bool = False
+    silent: bool = False
+    answered: threading.Event = field(default_factory=threading.Event)
+
+    def pass_back(self) -> None:
+        with contextlib.suppress(OSError):
+            while data := self.server.recv(CHUNK):
+                self.answered.set()
+                if not self.silent:
+                    self.client.sendall(data)
+            self.client.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        with self.server, contextlib.suppress(OSError):
+            self.server.shutdown(socket.SHUT_RDWR)
+
+
+@dataclass
 class RedisProxy:
     """Passes bytes on to a port.
 
@@ -39,44 +70,49 @@ class RedisProxy:
     url: str = ""
     fault: Fault = Fault.NONE
     met: threading.Event = field(default_factory=threading.Event)
-    _held: list[tuple[socket.socket, bytes]] = field(default_factory=list)
+    links: list[_Link] = field(default_factory=list)
+    _held: list[tuple[_Link, bytearray]] = field(default_factory=list)
     _stalled: bool = False
-    servers: list[socket.socket] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def release(self) -> None:
-        """What was held goes to Redis now, piece by piece, and each piece is answered."""
+        """What was held goes to Redis now, one connection's after another's, and is answered."""
         with self._lock:
             self._stalled = False
-            for server, data in self._held:
-                server.sendall(data)
-                server.settimeout(10)
-                assert server.recv(CHUNK)
+            for link, data in self._held:
+                link.answered.clear()
+                link.server.sendall(data)
+                assert link.answered.wait(30)
             self._held.clear()
 
     def connect(self, client: socket.socket) -> None:
-        server = socket.create_connection(("127.0.0.1", self.target))
-        self.servers.append(server)
+        link = _Link(client, socket.create_connection(("127.0.0.1", self.target)))
+        self.links.append(link)
+        threading.Thread(target=link.pass_back, daemon=True).start()
         with client, contextlib.suppress(OSError):
-            answered = True
             while data := client.recv(CHUNK):
-                answered = answered and self._forward(server, data)
-                if answered:
-                    client.sendall(server.recv(CHUNK))
+                self._forward(link, data)
+        if not link.held:
+            link.close()
 
-    def _forward(self, server: socket.socket, data: bytes) -> bool:
-        """Is its answer to be passed back?"""
+    def _forward(self, link: _Link, data: bytes) -> None:
         with self._lock:
-            fault = self.fault if self.marker in data else Fault.NONE
+            sent = link.tail + data
+            link.tail = sent[1 - len(self.marker) :]
+            fault = self.fault if self.marker in sent else Fault.NONE
             if fault is not Fault.NONE:
                 self.fault = Fault.NONE
                 self._stalled = fault is Fault.STALL
+                link.silent, link.held = True, fault is Fault.DELAY
                 self.met.set()
-            if self._stalled or fault is Fault.DELAY:
-                self._held.append((server, data))
-                return False
-            server.sendall(data)
-            return fault is not Fault.LOSE_ANSWER
+            if self._stalled:
+                link.silent = link.held = True
+            if not link.held:
+                link.server.sendall(data)
+            elif self._held and self._held[-1][0] is link:
+                self._held[-1][1].extend(data)
+            else:
+                self._held.append((link, bytearray(data)))
 
 
 @contextlib.contextmanager
@@ -88,5 +124,5 @@ def redis_proxy(url: str, marker: bytes) -> Iterator[RedisProxy]:
         place = f"{parts.netloc.rpartition(':')[0]}:{port}"
         proxy.url = parts._replace(netloc=place).geturl()
         yield proxy
-        for server in proxy.servers:
-            server.close()
+        for link in proxy.links:
+            link.close()
