@@ -80,7 +80,7 @@ def _submit(api: Api, number: int) -> list[str]:
             given = caller.send(key=key)
             return None if given.status_code == HTTPStatus.SERVICE_UNAVAILABLE else given
 
-        return task_id_of(eventually("an answer", answer, seconds=10))
+        return task_id_of(eventually("an answer", answer, seconds=30))
 
     callers = [api.application.test_client() for _ in range(number)]
     with ThreadPoolExecutor(4) as threads:
@@ -89,7 +89,7 @@ def _submit(api: Api, number: int) -> list[str]:
 
 def _next_message(worker: Connection, task_id: str, api: Api) -> Any:  # noqa: ANN401 - kombu's
     queue = worker.SimpleQueue(api.job(task_id).queue)
-    return queue.get(timeout=5)
+    return queue.get(timeout=30)
 
 
 @pytest.mark.parametrize("place", ["unix://:p@{socket}?db=3", "redis://:p@[::1]:{port}/3"])
