@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -21,7 +22,7 @@ from tasks.runtime import Runtime
 from tasks.worker import monitor as module
 from tasks.worker.monitor import LivenessTimeout, WorkerMonitor, kill_child, resident_bytes
 from tasks.worker_registry import Worker
-from tests.support.clock import Clock
+from tests.support.clock import Clock, until
 from tests.support.jobs import claim, make_job
 
 WORKER, PID = "gpu0@h", 7
@@ -112,10 +113,14 @@ def test_nothing_is_taken_before_a_model_answers_nor_after_its_child_died(parent
 
 
 def test_a_heartbeat_says_what_memory_is_held_also_without_a_consumer(parent: Parent) -> None:
-    parent.children, parent.worker.consumer = {os.getppid()}, None
+    parent.worker.consumer = None
     parent.registry.drain(WORKER, "new fan")
-    parent.tick()
-    assert parent.shown().resident > resident_bytes([os.getpid()]) > 2**20
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        until(lambda: resident_bytes([child.pid]) > 2**22)
+        parent.children = {child.pid}
+        parent.tick()
+        assert parent.shown().resident > resident_bytes([os.getpid()]) + 2**21
+        child.kill()
     assert resident_bytes([2**30]) == 0, "a process that has just ended"
 
 
