@@ -1,6 +1,7 @@
-"""Where the tests find the repository's files, wherever they stand themselves."""
+"""Where the tests find the repository's files, wherever they stand themselves; what files hold."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -15,3 +16,12 @@ def anchors(page: Path) -> set[str]:
     """The anchors of a Markdown page's headings."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", each).lower().replace(" ", "-") for each in headings}
+
+
+def holds(folder: Path, data: bytes, names: str = "*") -> bool:
+    """Does a file of a folder hold these bytes? A server may remove files meanwhile."""
+    for file in folder.rglob(names):
+        with suppress(FileNotFoundError, IsADirectoryError):
+            if data in file.read_bytes():
+                return True
+    return False

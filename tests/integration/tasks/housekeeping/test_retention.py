@@ -39,6 +39,7 @@ from tasks.uploads.service import UploadService
 from tasks.uploads.store import PART_BYTES, ResumableUpload, UploadStore
 from tests.support.clock import Clock
 from tests.support.jobs import claim, make_job, recorded
+from tests.support.paths import holds
 from tests.support.redis_content import content, mentions
 from tests.support.servers import embedded_valkey
 from tests.support.service import eventually
@@ -369,7 +370,7 @@ def test_a_clock_that_may_be_wrong_takes_nothing_with_it(world: World) -> None:
 
 def test_redis_file_holds_what_was_erased_for_a_day_at_most(world: World, tmp_path: Path) -> None:
     def held() -> bool:
-        return any(b"word-of-a-caller" in file.read_bytes() for file in tmp_path.rglob("*.aof"))
+        return holds(tmp_path, b"word-of-a-caller", "*.aof")
 
     with embedded_valkey(tmp_path) as url, connect(url) as own:
         own.set("k", "word-of-a-caller")
