@@ -144,6 +144,8 @@ class UploadLock:
                 # Asks the holder to stop after its current chunk.
                 self._client.set(self._takeover_key, "1", px=_TAKEOVER_MS)
                 time.sleep(_LOCK_POLL_SECONDS)
+            # What was asked of the last holder, as by this very request; who else waits asks again.
+            self._client.delete(self._takeover_key)
         self._keeper.start()
         return self
 

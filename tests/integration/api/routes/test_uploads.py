@@ -15,9 +15,11 @@ from werkzeug.test import TestResponse
 from tasks.api_keys import ANONYMOUS
 from tasks.errors import QueueUnavailableError
 from tasks.object_store import UPLOAD_OBJECTS, manifest_key, upload_prefix
+from tasks.redis_keys import upload_lock_key
 from tasks.uploads.service import UploadWriter
 from tasks.uploads.store import PART_BYTES, UploadStore
 from tests.support.api import Api
+from tests.support.clock import until
 from tests.support.hostile_pictures import many_tags
 from tests.support.stores import WatchedStore
 from tests.support.submissions import PATH, refusal
@@ -285,6 +287,11 @@ def test_two_writers_never_interleave(api: Api) -> None:
     with lock(_id(url)), pytest.raises(Exception, match="Another request"):
         # The first is alive and does not wait for its client: it is not pushed aside.
         lock(_id(url), wait_seconds=0.3).__enter__()
+    # The next one is not asked to stop by what was asked of that one.
+    with lock(_id(url)) as held:
+        api.redis.pexpire(upload_lock_key(_id(url)), 2000)
+        until(lambda: api.redis.pttl(upload_lock_key(_id(url))) > 2000)
+        assert not held.takeover_requested
     assert _add(api, url, 0, b"abcde").status_code == 204
 
 
