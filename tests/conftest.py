@@ -27,6 +27,8 @@ from tests.support.sharing import SERVICE, group_of, stack_of
 settings.register_profile("tests", deadline=None, print_blob=True)
 settings.load_profile("tests")
 _SERVERS = pytest.StashKey[Servers]()
+#: Variables of CI and of terminals that color the output of commands, or wrap it elsewhere.
+_OF_TERMINALS = {"GITHUB_ACTIONS", "FORCE_COLOR", "PY_COLORS", "TERMINAL_WIDTH", "COLUMNS", "LINES"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -98,10 +100,14 @@ def _servers_of_this_run(config: pytest.Config) -> Servers:
 
 @pytest.fixture(autouse=True)
 def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A developer's own RMBG_*, HF_* and AWS_* variables must not change what is tested."""
-    for name in [name for name in os.environ if name.startswith(("RMBG_", "HF_", "AWS_"))]:
-        if name not in {"RMBG_MODEL_DIR", "RMBG_COMPILE_DIR"}:
+    """A developer's own variables, such as RMBG_*, must not change what is tested."""
+    for name in [*os.environ]:
+        own = name.startswith(("RMBG_", "HF_", "AWS_", "OTEL_")) or name in _OF_TERMINALS
+        if own and name not in {"RMBG_MODEL_DIR", "RMBG_COMPILE_DIR"}:
             monkeypatch.delenv(name)
+    # The tests' servers are on loopback, which a proxy does not reach.
+    direct = (os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), "127.0.0.1", "localhost")
+    monkeypatch.setenv("no_proxy", ",".join(filter(None, direct)))
 
 
 @pytest.fixture(scope="session")
