@@ -28,7 +28,10 @@ settings.register_profile("tests", deadline=None, print_blob=True)
 settings.load_profile("tests")
 _SERVERS = pytest.StashKey[Servers]()
 #: Variables of CI and of terminals that color the output of commands, or wrap it elsewhere.
-_OF_TERMINALS = {"GITHUB_ACTIONS", "FORCE_COLOR", "PY_COLORS", "TERMINAL_WIDTH", "COLUMNS", "LINES"}
+_OF_TERMINALS = {
+    *("GITHUB_ACTIONS", "FORCE_COLOR", "NO_COLOR", "PY_COLORS", "TTY_COMPATIBLE"),
+    *("TTY_INTERACTIVE", "TERMINAL_WIDTH", "COLUMNS", "LINES"),
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -98,16 +101,22 @@ def _servers_of_this_run(config: pytest.Config) -> Servers:
     return config.stash[_SERVERS]
 
 
-@pytest.fixture(autouse=True)
-def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A developer's own variables, such as RMBG_*, must not change what is tested."""
-    for name in [*os.environ]:
-        own = name.startswith(("RMBG_", "HF_", "AWS_", "OTEL_")) or name in _OF_TERMINALS
-        if own and name not in {"RMBG_MODEL_DIR", "RMBG_COMPILE_DIR"}:
-            monkeypatch.delenv(name)
-    # The tests' servers are on loopback, which a proxy does not reach.
-    direct = (os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), "127.0.0.1", "localhost")
-    monkeypatch.setenv("no_proxy", ",".join(filter(None, direct)))
+@pytest.fixture(scope="session", autouse=True)
+def no_settings_of_this_machine() -> Iterator[None]:
+    """A machine's own variables, such as RMBG_*, must not change what is tested.
+
+    What a module or a run shares is made before what a single test has.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [*os.environ]:
+            own = name.startswith(("RMBG_", "HF_", "AWS_", "OTEL_")) or name in _OF_TERMINALS
+            if own and name not in {"RMBG_MODEL_DIR", "RMBG_COMPILE_DIR"}:
+                patch.delenv(name)
+        patch.setenv("TERM", "xterm")
+        # The tests' servers are on loopback, which a proxy does not reach.
+        direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+        patch.setenv("no_proxy", ",".join(filter(None, (direct, "127.0.0.1", "localhost"))))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -56,6 +56,8 @@ def test_a_compressed_answer_is_not_blown_up_and_a_proxy_of_the_environment_not_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     with serving(answer(200, b"\x1f\x8bsmall", Content_Encoding="gzip")) as port:
         assert _fetch(port) == b"\x1f\x8bsmall"
 
