@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -13,16 +14,18 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from urllib3.exceptions import HTTPError, MaxRetryError
 from urllib3.exceptions import ResponseError as ResponseStatusError
 from urllib3.exceptions import TimeoutError as StoreTimeoutError
+from urllib3.util.wait import wait_for_read
 
 from api.circuit_breaker import (
     CALLS,
     OPEN_SECONDS,
+    READ_SECONDS,
     BreakerPool,
     Call,
     CircuitBreaker,
     CircuitOpenError,
 )
-from tests.support.clock import Clock
+from tests.support.clock import Clock, until
 from tests.support.serving import Request, answer, serving
 
 if TYPE_CHECKING:
@@ -214,17 +217,25 @@ def test_a_busy_store_gets_few_calls_at_once_and_none_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It works at one call at a time, and needs longer for all than one may be silent."""
-    monkeypatch.setattr("api.circuit_breaker.READ_SECONDS", 1)
+    clock, busy_seconds = Clock(), 1.5 * READ_SECONDS / CALLS
+    monkeypatch.setattr("api.circuit_breaker.time", SimpleNamespace(monotonic=clock))
+    # Time passes by answers alone: whoever waits looks at the clock in between.
+    monkeypatch.setattr(
+        "api.circuit_breaker.wait_for_read", lambda sock, _seconds: wait_for_read(sock, 0.01)
+    )
     lock, calls, most = threading.Lock(), threading.Semaphore(CALLS), []
 
     def busy(request: Request) -> None:
         most.append(calls.acquire(blocking=False))
         with lock:
-            time.sleep(0.15)
+            time.sleep(0.03)
+            clock.now += busy_seconds
             calls.release()
             answer(200)(request)
+            until(lambda: not breaker.silence(0))  # it has been read
 
-    pool = BreakerPool(CircuitBreaker())
+    breaker = CircuitBreaker(clock=clock)
+    pool = BreakerPool(breaker)
     with serving(busy) as port, ThreadPoolExecutor(2 * CALLS) as callers:
         statuses = callers.map(lambda size: _put(pool, port, size), [1, 2**18] * CALLS)
         assert list(statuses) == [200] * 2 * CALLS
