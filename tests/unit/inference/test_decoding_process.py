@@ -100,7 +100,8 @@ def test_what_ends_the_process_says_whose_fault_it_is_and_leaves_no_file_open(
         process.decode(_LARGE, DEFAULT_LIMITS)
     assert _works(process)
     assert process.pid not in {None, before}
-    assert len(os.listdir("/proc/self/fd")) == len(files)  # noqa: PTH208
+    # What tests before this one have left is closed when it is collected.
+    assert len(os.listdir("/proc/self/fd")) <= len(files)  # noqa: PTH208
 
 
 def test_the_time_limit_of_a_job_ends_the_process_whose_picture_nobody_waits_for(
@@ -135,7 +136,7 @@ def test_no_reader_is_loaded_but_those_of_the_accepted_formats(photo: Image.Imag
 def test_the_memory_of_large_pictures_is_given_back(process: DecodingProcess) -> None:
     def memory_at_rest(most: float) -> int:
         least = psutil.Process(process.pid).memory_info().rss
-        for _ in range(100):
+        for _ in range(600):
             if least <= most:
                 break
             time.sleep(0.05)  # memory's return is announced by no event
