@@ -25,8 +25,9 @@ def _why_not_ready(service: RunningService) -> str:
 
 @pytest.mark.slow
 @pytest.mark.hostile
+@pytest.mark.timeout(600)
 def test_workers_outlast_a_full_redis_with_their_model(
-    service_environment: dict[str, str], tmp_path: Path, coffee: Path, large: Path
+    service_environment: dict[str, str], tmp_path: Path, coffee: Path
 ) -> None:
     """A job that runs ends meanwhile; its webhook is sent once there is room, once."""
     logs = tmp_path / "logs"
@@ -36,16 +37,14 @@ def test_workers_outlast_a_full_redis_with_their_model(
         with running_service(env, logs) as service, receiver(answering(200)) as got:
             parent = psutil.Process(service.model_worker_pid)
             children = {each.pid for each in parent.children()}
-            asked = {"cache": "false", "webhook_url": got.url}
-            task_id = service.client.submit(large, asked)
-            eventually("its start", lambda: service.job(task_id).status is not Status.QUEUED)
-            redis.config_set("maxmemory", 2**20)
+            with service.begun(coffee, webhook_url=got.url) as task_id:
+                redis.config_set("maxmemory", 2**20)
             eventually("its end", lambda: service.job(task_id).status is Status.SUCCEEDED)
             assert "maxmemory" in _why_not_ready(service)
             with pytest.raises(ClientError, match="no room"):
                 service.client.submit(coffee, {})
-            # None of its model's answers counts any more.
-            eventually("silence", lambda: not any(_states(service)))
+            # None of its model's answers counts any more, which takes 200 times what a probe costs.
+            eventually("silence", lambda: not any(_states(service)), seconds=200)
             assert got.bodies == []
             second = worker_service(f"gpu1@{HOST}", f"gpu.{HOST}.1,model.u2netp", env, always_ready)
             with running(second, logs / "gpu1.log") as process:

@@ -24,10 +24,10 @@ def _story(service: RunningService) -> list[dict[str, Any]]:
 
 
 def test_a_killed_process_costs_a_job_one_attempt_and_its_request_id_leads_to_the_whole_story(
-    service: RunningService, large: Path
+    service: RunningService, coffee: Path
 ) -> None:
-    task_id = service.begin(large, **{"X-Request-Id": REQUEST_ID})
-    service.kill_model_process()
+    with service.begun(coffee, {"X-Request-Id": REQUEST_ID}) as task_id:
+        service.kill_model_process()
     task = service.client.wait(task_id)
     assert (task["status"], task["attempts"]) == ("succeeded", 2)
     eventually(

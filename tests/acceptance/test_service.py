@@ -47,10 +47,10 @@ def test_every_photo_comes_back_cut_out(service: RunningService, photos: list[Pa
     ("method", "end"), [("POST", "/cancel"), ("DELETE", "")], ids=["cancel", "delete"]
 )
 def test_a_job_that_runs_is_ended_and_leaves_nothing_that_it_made(
-    service: RunningService, large: Path, coffee: Path, method: str, end: str
+    service: RunningService, coffee: Path, method: str, end: str
 ) -> None:
-    task_id = service.begin(large)
-    service.client.request(method, f"/api/v1/tasks/{task_id}{end}")
+    with service.begun(coffee) as task_id:
+        service.client.request(method, f"/api/v1/tasks/{task_id}{end}")
     # The one model worker takes one job after the other: it has ended that one.
     service.client.cut_out(coffee, {"cache": "false"})
     objects = ObjectStore.from_settings(settings_of(service.env))

@@ -10,6 +10,8 @@ ROOT: Final = Path(__file__).parents[2]
 DATA: Final = ROOT / "tests" / "data"
 #: The variable that names the folder of the mattes that a model remembers.
 REMEMBERED: Final = "TESTS_REMEMBERED_MATTES"
+#: A file in that folder, while which there is, the model does not answer.
+HELD: Final = "held"
 
 
 def anchors(page: Path) -> set[str]:

@@ -4,11 +4,11 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import psutil
 import pytest
@@ -27,7 +27,7 @@ from tasks.redis_client import connect
 from tasks.worker_registry import WorkerRegistry
 from tests.support.api import Api
 from tests.support.jobs import recorded
-from tests.support.paths import REMEMBERED, ROOT
+from tests.support.paths import HELD, REMEMBERED, ROOT
 from tests.support.programs import run_program
 from tests.support.servers import running
 
@@ -101,6 +101,8 @@ class RunningService:
     #: Where each process shows its metrics, and what each wrote.
     metrics: dict[str, str]
     logs: Path
+    #: Where the model worker finds the mattes that it remembers.
+    mattes: Path
 
     @property
     def url(self) -> str:
@@ -112,15 +114,26 @@ class RunningService:
     def logged(self) -> str:
         return "\n".join(log.read_text() for log in sorted(self.logs.glob("*.log")))
 
-    def begin(self, photo: Path, **headers: str) -> str:
-        """Submit a picture, and return its task once the worker has begun it."""
-        fields: dict[str, Any] = {"image": (photo.name, photo.read_bytes()), "cache": "false"}
-        answer = self.client.request("POST", "/api/v1/remove-bg", fields=fields, headers=headers)
-        task_id = str(answer["task_id"])
-        end = time.monotonic() + 60
-        while self.job(task_id).status is not Status.PROCESSING:  # without a pause: it is short
-            assert time.monotonic() < end, f"no worker began {task_id}\n{self.logged()}"
-        return task_id
+    @contextmanager
+    def begun(
+        self, photo: Path, headers: Mapping[str, str] | None = None, **more: str
+    ) -> Iterator[str]:
+        """Submit a picture, and yield its task once its job runs; it goes on after the block."""
+        fields = {"image": (photo.name, photo.read_bytes()), "cache": "false", **more}
+        hold = self.mattes / HELD
+        hold.touch()
+        try:
+            path = "/api/v1/remove-bg"
+            answer = self.client.request("POST", path, fields=fields, headers=headers)
+            task_id = str(answer["task_id"])
+            eventually(
+                "a worker's beginning",
+                lambda: self.job(task_id).status is Status.PROCESSING,
+                show=self.logged,
+            )
+            yield task_id
+        finally:
+            hold.unlink()
 
     def kill_model_process(self) -> None:
         """Kill the model worker's child, which has the model."""
@@ -200,6 +213,7 @@ def running_service(
                 "io": f"http://127.0.0.1:{io_port}/metrics",
             },
             logs,
+            mattes,
         )
 
 
