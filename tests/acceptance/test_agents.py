@@ -91,9 +91,10 @@ async def test_an_agent_cuts_a_file_out_over_stdio(service: RunningService, fold
         asked = await _call(client, "get_task", task_id=report["task_id"], output="again.webp")
         assert asked["status"] == "succeeded"
         assert (folder / "again.webp").read_bytes() == (folder / "coffee.webp").read_bytes()
-    numbers = [number for number, _ in told]
-    assert numbers == sorted(set(numbers))
-    assert told[0][1] in {"queued", "processing"}
+    numbers, messages = zip(*told, strict=True)
+    assert list(numbers) == sorted(set(numbers))
+    # A quick worker may have ended it before the first of them.
+    assert messages[-1] == "succeeded"
 
 
 OUTSIDE = "outside of the folders"
@@ -155,12 +156,16 @@ async def test_a_task_that_takes_long_is_asked_for_again_and_a_canceled_call_can
         asked = await _call(client, "get_task", task_id=report["task_id"], output="a.png")
         assert (asked["status"], asked["output"]) == ("queued", None)
 
-        async def cancel(*_: object) -> None:
+        told: list[str | None] = []
+
+        async def cancel(_progress: float, _total: float | None, message: str | None) -> None:
+            told.append(message)
             scope.cancel()
 
         other = {**picture, "options": {"crop": True}}
         with anyio.CancelScope() as scope:
             await client.call_tool("cut_out", other, progress_callback=cancel)
+        assert told == ["queued"]
         newest = (await api.tasks(limit=1)).tasks[0].task_id
         assert newest != report["task_id"]
         with pytest.raises(NoCutoutError, match="canceled"):
