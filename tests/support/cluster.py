@@ -192,9 +192,11 @@ class Cluster:
         family = [parent, *parent.children(recursive=True)]
         for each in family:
             each.suspend()
-        yield
-        for each in family:
-            each.resume()
+        try:
+            yield
+        finally:
+            for each in family:
+                each.resume()
 
     def stopped(self) -> list[str]:
         """The workers that stand still by a SIGSTOP."""

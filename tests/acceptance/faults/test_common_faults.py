@@ -36,6 +36,12 @@ def _at_work(made: Cluster, waiting: int) -> tuple[str, str, dict[str, bytes]]:
         waiting = max(2, waiting // 2)
 
 
+def _bound_to(made: Cluster, name: str) -> list[str]:
+    """The jobs that wait for this worker and no other."""
+    queue = f"gpu.{HOST}.{name.removeprefix('gpu')}"
+    return [each for each in made.store.ids(Status.QUEUED) if made.job(each).queue == queue]
+
+
 def test_a_killed_child_costs_a_job_seconds(made: Cluster) -> None:
     task_id, name, jobs = _at_work(made, 10)
     made.kill_child(name)
@@ -52,11 +58,11 @@ def test_a_killed_worker_costs_a_job_its_lease(made: Cluster) -> None:
     made.await_claimable(task_id, AFTER_WORKER_SECONDS)
     # What was bound to it and not begun goes to others, though its message was in its hands.
     made.wait_for(
-        lambda: all(made.job(each).attempts for each in jobs),
+        lambda: not _bound_to(made, name),
         killed + AFTER_WORKER_SECONDS - time.monotonic(),
-        "the jobs of a dead worker, begun elsewhere",
+        "the dead worker's jobs elsewhere",
     )
-    done = made.succeed(jobs, 40)
+    done = made.succeed(jobs, 90)
     assert [(each.crashes, each.losses) for each in done] == [(0, 1)] + [(0, 0)] * (len(jobs) - 1)
 
 
@@ -102,13 +108,11 @@ def test_sigterm_under_load_loses_nothing_and_runs_nothing_twice(made: Cluster, 
 
 def test_a_drained_worker_takes_nothing_and_its_backlog_moves(made: Cluster) -> None:
     slow = [made.submit(picture(red=SLOW, number=number)) for number in range(4)]
-    name, queue = at("gpu0"), f"gpu.{HOST}.0"
+    name = at("gpu0")
     made.registry.drain(name, "for the test")
-
-    def moved() -> bool:
-        return queue not in {made.job(each).queue for each in made.store.ids(Status.QUEUED)}
-
-    made.wait_for(moved, AFTER_DRAIN_SECONDS, "gpu0's backlog elsewhere")
+    made.wait_for(
+        lambda: not _bound_to(made, "gpu0"), AFTER_DRAIN_SECONDS, "gpu0's backlog elsewhere"
+    )
     jobs = made.submit_many(10)
     done = made.wait_final([*slow, *jobs], 60)
     assert name not in {each.worker for each in done[len(slow) :]}
@@ -119,8 +123,6 @@ def test_a_drained_worker_takes_nothing_and_its_backlog_moves(made: Cluster) -> 
 def test_redis_killed_under_load_loses_nothing(made: Cluster) -> None:
     jobs = made.submit_many(20)
     made.await_processing()
-    # The append-only file is written once a second.
-    time.sleep(1.1)
     made.kill("valkey")
     made.restart("valkey")
     made.succeed(jobs, 90)

@@ -89,14 +89,14 @@ def test_an_idle_worker_ends_without_waiting_for_a_timeout(made: Cluster) -> Non
 
 
 def test_a_worker_that_loads_its_model_holds_no_job_up_and_ends_at_once(made: Cluster) -> None:
-    (made.folder / "slow-start").write_text("20")
+    (made.folder / "slow-start").write_text("90")
     before = made.registry.count_starts(at(THIRD))
     made.start_worker(2, wait=False)
     made.wait_for(
         lambda: made.registry.count_starts(at(THIRD)) > before, 20, f"the process of {THIRD}"
     )
     try:
-        done = made.succeed(made.submit_many(30), 15)
+        done = made.succeed(made.submit_many(30), 60)
         assert not made.usable(THIRD)
         assert {each.worker for each in done} == {at(name) for name in WORKERS}
         assert made.terminate(THIRD).wait(15) == 0
