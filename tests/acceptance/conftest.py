@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from inference.models.registry import get_spec
 from inference.models.weights import fetch_model
@@ -106,16 +106,6 @@ def browser() -> Iterator["Browser"]:
 @pytest.fixture(scope="session")
 def photos() -> list[Path]:
     return sorted(DATA.glob("*.jpg"))
-
-
-@pytest.fixture(scope="session")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A picture that takes long enough that there is time to strike while it runs."""
-    path = tmp_path_factory.mktemp("large") / "large.jpg"
-    picture = Image.effect_noise((2000, 1500), 80).convert("RGB")
-    ImageDraw.Draw(picture).ellipse((500, 250, 1500, 1250), fill="orange")
-    picture.save(path, quality=85)
-    return path
 
 
 @pytest.fixture

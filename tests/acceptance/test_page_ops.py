@@ -1,6 +1,5 @@
 """The operators' page at `/ops` in a real browser: what it shows, what it changes, and to whom."""
 
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -9,11 +8,11 @@ from playwright.sync_api import Browser
 from tasks.jobs.job import JobError, Status
 from tasks.operations import DEFAULT_REASON
 from tasks.runtime import Runtime
-from tasks.worker_registry import WorkerRegistry
 from tests.support.browser import AXE, PHONE, barriers, small_targets, visiting
 from tests.support.commands import WORKER, crash
 from tests.support.jobs import make_job, recorded
 from tests.support.service import RunningApi, settings_of
+from tests.support.workers import lasting_registry
 
 URL = "https://shop.example/hook?token=hush-hush"
 
@@ -28,7 +27,7 @@ def runtime(lone_api: RunningApi) -> Iterator[Runtime]:
 
 def _register(runtime: Runtime) -> None:
     """Let a worker be ready that nobody runs."""
-    registry = WorkerRegistry(runtime.redis, clock=lambda: time.time() + 3600)
+    registry = lasting_registry(runtime.redis)
     registry.record_heartbeat(WORKER, queue="gpu.testhost.0", model="u2netp")
     registry.mark_ready(WORKER, 60, pid=7, resident=3 * 2**30, gpu_used=2**30, gpu_total=2**35)
 
