@@ -203,7 +203,7 @@ def test_a_chunk_that_is_cut_off_is_kept_as_far_as_it_came(api: RunningApi, key:
     kept = str(7 * MB)
     eventually(
         "what came is kept",
-        lambda: urllib3.request("HEAD", url, headers=tus).headers["Upload-Offset"] == kept,
+        lambda: urllib3.request("HEAD", url, headers=tus).headers.get("Upload-Offset") == kept,
     )
     rest = chunk | {"Upload-Offset": kept}
     done = urllib3.request("PATCH", url, body=data[7 * MB :], headers=rest)

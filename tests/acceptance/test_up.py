@@ -206,8 +206,9 @@ def test_who_reads_the_file_of_settings_finds_the_service_and_agrees_with_it(
     up: Up, coffee: Path
 ) -> None:
     second = api_here(_shell_variables(up))
-    (worker,) = second.runtime.registry.workers()
-    assert worker.usable
+    up.wait_for(
+        "its worker", lambda: [w.usable for w in second.runtime.registry.workers()] == [True], 30
+    )
     second.objects.ensure_bucket()
     assert (second.objects.lifecycle_days, second.objects.has_lifecycle_rules()) == (32, True)
     # What a power failure would take is synced.
