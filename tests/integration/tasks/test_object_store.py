@@ -2,6 +2,7 @@
 
 import io
 import secrets
+from datetime import UTC, datetime
 from urllib.parse import unquote
 
 import pytest
@@ -15,8 +16,9 @@ from tasks.errors import (
     ObjectStoreUnavailableError,
     TaskError,
 )
-from tasks.object_store import _PART_BYTES, ObjectStore, object_store_errors
+from tasks.object_store import _PART_BYTES, ListedObject, ObjectStore, object_store_errors
 from tasks.settings import Settings
+from tests.support.serving import answer, serving
 
 FULL, AWAY = ObjectStoreFullError, ObjectStoreUnavailableError
 
@@ -40,9 +42,9 @@ def test_what_is_put_can_be_got_and_deleted(objects: ObjectStore, size: int) -> 
 
 def test_a_signed_address_serves_the_object_under_a_file_name(objects: ObjectStore) -> None:
     url = objects.url(_put(objects, b"picture"), seconds=60, file_name='кот "№ 100%".png')
-    answer = urllib3.request("GET", url)
-    assert (answer.status, answer.data) == (200, b"picture")
-    sent, _, encoded = answer.headers["Content-Disposition"].partition("; filename*=UTF-8''")
+    got = urllib3.request("GET", url)
+    assert (got.status, got.data) == (200, b"picture")
+    sent, _, encoded = got.headers["Content-Disposition"].partition("; filename*=UTF-8''")
     assert sent == 'attachment; filename="___ __ 100__.png"'
     assert unquote(encoded) == 'кот "№ 100%".png'
     bare = url.split("?")[0]
@@ -68,6 +70,26 @@ def test_metadata_comes_back_under_lower_case_names(objects: ObjectStore) -> Non
         objects.metadata("tests/never-there")
 
 
+def test_unfinished_uploads_are_listed_whatever_time_zone_the_store_has(
+    server_settings: dict[str, object],
+) -> None:
+    begun = ("2026-11-28T14:17:58+05:45", "2026-11-28T08:32:58Z", "2026-11-28T08:32:58.000Z")
+    uploads = "".join(
+        f"<Upload><Key>uploads/a%2Bb</Key><UploadId>{number}</UploadId><Initiated>{each}</Initiated>"
+        "</Upload>"
+        for number, each in enumerate(begun)
+    )
+    listed = (
+        f"<ListMultipartUploadsResult xmlns='http://s3.amazonaws.com/doc/2006-03-01/'>{uploads}"
+    )
+    body = f"{listed}<EncodingType>url</EncodingType></ListMultipartUploadsResult>".encode()
+    with serving(answer(200, body, Content_Type="application/xml")) as port:
+        given = {**server_settings, "s3_endpoint": f"http://127.0.0.1:{port}"}
+        found = ObjectStore.from_settings(Settings.load(**given)).list_multipart("uploads/")
+    at = datetime(2026, 11, 28, 8, 32, 58, tzinfo=UTC)
+    assert found == [ListedObject("uploads/a+b", at, number) for number in "012"]
+
+
 @pytest.mark.parametrize(
     ("status", "code", "message", "kind", "said"),
     [
@@ -86,7 +108,7 @@ def test_a_full_store_is_told_from_one_that_refuses_and_says_what_to_do(
     status: int, code: str, message: str, kind: type[TaskError], said: str | None
 ) -> None:
     body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
-    answer = urllib3.HTTPResponse(body.encode(), status=status)
+    refusal = urllib3.HTTPResponse(body.encode(), status=status)
     with pytest.raises(kind, match=said) as raised, object_store_errors():
-        raise S3Error.fromxml(answer)
+        raise S3Error.fromxml(refusal)
     assert type(raised.value) is kind
