@@ -81,16 +81,16 @@ def test_a_wait_survives_the_death_of_the_api(
 ) -> None:
     # Without workers the task waits until it is canceled.
     env = {**service_environment, "RMBG_REDIS_URL": servers.new_database()}
-    with ExitStack() as stack:
-        with running_api(env, tmp_path / "first.log") as api:
-            call = _command(classes, "ClientTest", "wait", api.url, photos[0])
-            client = stack.enter_context(
-                subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-            )
-            stack.callback(client.kill)
-            assert client.stdout is not None
-            task = client.stdout.readline().strip()
-            supervisor.kill_group(api.pid)
+    with running_api(env, tmp_path / "first.log") as api, ExitStack() as stack:
+        call = _command(classes, "ClientTest", "wait", api.url, photos[0])
+        client = stack.enter_context(
+            subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+        stack.callback(client.kill)
+        assert client.stdout is not None
+        task = client.stdout.readline().strip()
+        supervisor.kill_group(api.pid)
+        # While the first one's port is still reserved.
         again = api_service(api.port, env, probes.http_ok(f"{api.url}/healthz/live"))
         stack.enter_context(running(again, tmp_path / "second.log"))
         canceled = requests.post(f"{api.url}/api/v1/tasks/{task}/cancel", timeout=30)
