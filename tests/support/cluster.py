@@ -256,7 +256,7 @@ class Cluster:
         return probe
 
     def disconnect(self) -> None:
-        """Close this process's connections: one that is collected open fails any test."""
+        """Close this process's connections: one left open fails whichever test runs."""
         if hasattr(self, "services"):
             self.services.runtime.close()
 

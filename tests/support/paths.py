@@ -10,7 +10,7 @@ ROOT: Final = Path(__file__).parents[2]
 DATA: Final = ROOT / "tests" / "data"
 #: The variable that names the folder of the mattes that a model remembers.
 REMEMBERED: Final = "TESTS_REMEMBERED_MATTES"
-#: A file in that folder, while which there is, the model does not answer.
+#: While a file of this name is in that folder, the model does not answer.
 HELD: Final = "held"
 
 
