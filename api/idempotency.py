@@ -135,7 +135,8 @@ class ReservationRenewer:
         outage_logged = False
         while renewals := self._after_a_pause():
             try:
-                self._renew([each for each, renewal in renewals.items() if renewal.decide is None])
+                undecided = [each for each, renewal in renewals.items() if renewal.decide is None]
+                self._renew(undecided)
                 for reservation, renewal in renewals.items():
                     if renewal.decide is not None:
                         renewal.decide()

@@ -144,7 +144,8 @@ class UploadLock:
                 # Asks the holder to stop after its current chunk.
                 self._client.set(self._takeover_key, "1", px=_TAKEOVER_MS)
                 time.sleep(_LOCK_POLL_SECONDS)
-            # What was asked of the last holder, as by this very request; who else waits asks again.
+            # The key asked the last holder to stop. This request would obey it too, though it set
+            # the key itself; others that wait set it again.
             self._client.delete(self._takeover_key)
         self._keeper.start()
         return self

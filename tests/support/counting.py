@@ -22,7 +22,8 @@ def counted_calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         real = getattr(owner, method)
 
         def counted(self: object, *args: object, **options: object) -> object:
-            if args[:1] != ([_CLOCK],):  # which is asked every few seconds, whatever else is done
+            # A thread asks for the clock every few seconds, whatever the test does.
+            if args[:1] != ([_CLOCK],):
                 counts[name] += 1
             return real(self, *args, **options)
 

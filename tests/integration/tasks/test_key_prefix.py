@@ -46,5 +46,5 @@ def test_no_key_or_channel_is_without_the_prefix(
 
 
 def _subscribed(redis: Redis, user: str) -> bool:
-    """Does a user of Redis listen to a channel?"""
+    """Return whether a connection of a Redis user has subscribed to a channel."""
     return any(each["user"] == user for each in redis.client_list(_type="pubsub"))

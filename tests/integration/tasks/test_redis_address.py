@@ -105,7 +105,7 @@ def test_a_socket_and_a_database_mean_the_same_to_all_clients(tmp_path: Path, pl
         pytest.skip("this machine has no IPv6")
     with reserved_ports() as ports:
         service = valkey_service(tmp_path, ports[0], "p")
-        # The second only where there is IPv6.
+        # Valkey goes without an address that begins with "-" if the machine lacks it.
         more = ("--unixsocket", str(tmp_path / "r.sock"), "--bind", "127.0.0.1", "-::1")
         with running(replace(service, command=(*service.command, *more)), tmp_path / "log"):
             url = place.format(socket=tmp_path / "r.sock", port=ports[0])

@@ -137,7 +137,7 @@ def _objects(ports: StorePorts, sync_dir: Path | None) -> ObjectStore:
 @pytest.mark.slow
 def test_a_deleted_picture_leaves_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even a small one that shares its volume with much that stays."""
-    # Of a store of its own: one whose volumes are rewritten at any time cannot be copied.
+    # This store looks for garbage each second; the other tests copy theirs, which must not change.
     monkeypatch.setattr(servers, "_VACUUM_SECONDS", 1)
     picture, other = secrets.token_bytes(1000), secrets.token_bytes(2**20)
     with _running_store(tmp_path) as store:

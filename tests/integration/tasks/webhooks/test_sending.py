@@ -426,7 +426,7 @@ def test_an_attempt_cut_short_counts_as_none(post: Post, monkeypatch: pytest.Mon
     assert post.run(0.1) == 0
     assert post.deliveries.attempts(post.delivery(job).id) == []
     post.clock.now += 1
-    before = len(post.got.ids)  # of a slow machine, the first attempt may not have come so far
+    before = len(post.got.ids)  # on a slow machine, the receiver may not have got the first attempt
     post.start()
     assert post.got.wait_for(before + 1)
     post.got.let_go.set()
