@@ -3,11 +3,12 @@
 import re
 import sys
 import tomllib
-from importlib.metadata import packages_distributions
+from importlib.metadata import distributions, packages_distributions
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from tests.support.paths import ROOT
@@ -53,6 +54,17 @@ def test_the_locks_are_those_that_are_installed() -> None:
     assert {path.stem for path in LOCKS.iterdir()} == {"build", *EXTRAS}
     assert not {"torch", "mnn", "numpy"} & _pins(LOCKS / "api.txt").keys(), "a model library"
     assert "onnxruntime" not in _pins(LOCKS / "cpu.txt"), "for GPUs"
+
+
+def test_the_first_release_of_the_oldest_python_installs_all_that_is_pinned() -> None:
+    # Debian 12 has Python 3.11.2, and a dependency may ask for a later one than that.
+    oldest = PROJECT["project"]["requires-python"].removeprefix(">=")
+    pinned = _pins(ROOT / "constraints.txt")
+    installed = {canonicalize_name(each.name): each.metadata for each in distributions()}
+    asks = {name: installed[name].get("Requires-Python") for name in installed.keys() & pinned}
+    assert len(asks) > 100, "of what the tests need"
+    later = {n: ask for n, ask in asks.items() if ask and f"{oldest}.0" not in SpecifierSet(ask)}
+    assert not later
 
 
 #: What the API's image runs: API, I/O worker, Flower and commands.
