@@ -97,7 +97,9 @@ def _servers_of_this_run(config: pytest.Config) -> Servers:
     if _SERVERS not in config.stash:
         stack = ExitStack()
         config.add_cleanup(stack.close)
-        config.stash[_SERVERS] = stack.enter_context(embedded_servers())
+        # A process that dies is followed by one with a new number.
+        processes = 2 * (config.getoption("numprocesses", None) or 1)
+        config.stash[_SERVERS] = stack.enter_context(embedded_servers(processes))
     return config.stash[_SERVERS]
 
 

@@ -23,9 +23,8 @@ from deploy.local.supervisor import command_line, environment, kill_group, signa
 _START_SECONDS: Final = 30.0
 _LOG_LINES: Final = 10
 
-#: Redis databases of each test process, and how many processes one Valkey can serve.
+#: Redis databases of each test process.
 DATABASES: Final = 64
-_PROCESSES: Final = 16
 
 #: The object store also answers for https://<bucket>.<this>, to whoever names it as a proxy.
 STORE_DOMAIN: Final = "s3.test"
@@ -183,25 +182,24 @@ class Servers:
 
 
 @contextmanager
-def embedded_servers() -> Iterator[Servers]:
-    """Run a Valkey and an object store that keep their data in a temporary folder."""
+def embedded_servers(processes: int) -> Iterator[Servers]:
+    """Run a Valkey for so many test processes, and an object store, in a temporary folder."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="rmbg-tests-")))
-        valkey = stack.enter_context(embedded_valkey(folder / "valkey"))
+        valkey = stack.enter_context(embedded_valkey(folder / "valkey", processes * DATABASES))
         store = stack.enter_context(embedded_store(folder / "store"))
         yield Servers(valkey, store)
 
 
 @contextmanager
-def embedded_valkey(folder: Path) -> Iterator[str]:
+def embedded_valkey(folder: Path, databases: int = 1) -> Iterator[str]:
     """Run a Valkey with its data in `folder`, and yield its URL."""
     folder.mkdir(parents=True, exist_ok=True)
     password = load_credential(folder, "valkey-password")
     with reserved_ports() as ports:
         service = valkey_service(folder, ports[0], password)
-        databases = str(_PROCESSES * DATABASES)
         # Tests cut no power, and a write that waits for the disk takes four times as long.
-        command = (*service.command, "--databases", databases, "--appendfsync", "no")
+        command = (*service.command, "--databases", str(databases), "--appendfsync", "no")
         with running(replace(service, command=command), folder / "valkey.log"):
             yield valkey_url(ports[0], password)
 

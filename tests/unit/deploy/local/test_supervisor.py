@@ -142,7 +142,7 @@ def test_stages_are_stopped_one_after_the_other() -> None:
     ("code", "seconds", "reason"),
     [
         ("echo no such disk; exit 3", 20, "(?s)toy ended 3 times while starting.*no such disk"),
-        (SLEEP, 1, "toy is not ready after 1 s: still asleep, True"),
+        (SLEEP, 4, "toy is not ready after 4 s: still asleep, True"),
     ],
 )
 def test_a_child_that_never_gets_ready_fails_the_start_with_the_reason(
