@@ -9,7 +9,7 @@ from typing import Final, Self
 
 from deploy.local import probes, service
 from deploy.local.data_folder import load_credential, write_private
-from deploy.local.ports import LOOPBACK
+from deploy.local.ports import LOOPBACK, SOCKET_FOLDER
 from deploy.local.service import Service
 from tasks.capacity import FREE_BYTES
 
@@ -102,7 +102,7 @@ class StorePorts:
             f"filer-{self.filer}",
             f"filer-grpc-{self.filer_grpc}",
         )
-        return tuple(Path(f"/tmp/seaweedfs-{name}.sock") for name in names)  # noqa: S108 - weed's
+        return tuple(SOCKET_FOLDER / f"seaweedfs-{name}.sock" for name in names)
 
 
 def store_service(

@@ -14,7 +14,7 @@ from api.settings import ApiSettings
 from deploy.doctor import CheckResult, Level, check_permissions, check_rights
 from deploy.local import probes, service
 from deploy.local.data_folder import load_credential
-from deploy.local.ports import LOOPBACK, require_free
+from deploy.local.ports import LOOPBACK, SOCKET_FOLDER, require_free
 from deploy.local.servers import StorePorts, store_service, valkey_service, valkey_url
 from deploy.local.service import NotReadyError, Probe, Service, SetupError
 from inference.models.registry import get_spec
@@ -28,8 +28,6 @@ from tasks.settings import Settings, visible_gpus
 _WORKER_LEAD_SECONDS: Final = 10.0
 #: A key that is written to see whether a user's own Redis takes writes.
 _WRITE_PROBE: Final = f"{redis_keys.PREFIX}up"
-#: SeaweedFS has no option for where its sockets are.
-_SOCKET_FOLDER: Final = Path("/tmp")  # noqa: S108 - a name is not chosen here
 _FLOWER_TASKS: Final = 2000
 _FLOWER_MODULE: Final = "deploy.local.celery_flower"
 #: Who may see Flower, and the file of the data folder with the password.
@@ -192,9 +190,9 @@ def _webhook_key(folder: Path) -> bytes:
 
 
 def _check_socket_folder() -> None:
-    if not os.access(_SOCKET_FOLDER, os.W_OK):
+    if not os.access(SOCKET_FOLDER, os.W_OK):
         raise SetupError(
-            f"{_SOCKET_FOLDER} cannot be written, where SeaweedFS keeps its sockets. Mount a tmpfs "
+            f"{SOCKET_FOLDER} cannot be written, where SeaweedFS keeps its sockets. Mount a tmpfs "
             "there, or use another object store: RMBG_S3_ENDPOINT."
         )
 

@@ -54,7 +54,7 @@ def test_a_taken_port_is_named_with_its_option(refusal: Refusal) -> None:
     ("name", "value", "words"),
     [
         ("deploy.local.data_folder._lock", lambda *_: False, "is in use by another `rmbg up`"),
-        ("deploy.local.stack._SOCKET_FOLDER", Path("/none"), "where SeaweedFS keeps its sockets"),
+        ("deploy.local.stack.SOCKET_FOLDER", Path("/none"), "where SeaweedFS keeps its sockets"),
         ("resource.getrlimit", lambda _: (256, 512), "may open 512 files here, and 1,024 are"),
     ],
     ids=["folder in use", "folder of sockets", "open files"],
