@@ -131,8 +131,8 @@ class StrictJsonProvider(DefaultJSONProvider):
 
 
 _CHUNK_BYTES: Final = 2**16
-#: Most text fields of a form.
-_MAX_FIELDS: Final = 64
+#: Most text fields of a form, or of JSON that is read as one.
+MAX_FIELDS: Final = 64
 #: Files of a form that is read whole: an image, a background, and a few that are refused by name.
 _MAX_FILES: Final = 8
 #: Charsets that a text field may name; each other field is read as UTF-8.
@@ -194,7 +194,7 @@ def form_parts(
         ApiError: the form is cut off, malformed, or has too many or too large parts.
     """
     # One more file than allowed, so that the caller can name its own limit.
-    events = _parse(read, boundary, max_files + 1 + _MAX_FIELDS)
+    events = _parse(read, boundary, max_files + 1 + MAX_FIELDS)
     for event in events:
         if not isinstance(event, MultipartSegment):
             continue
@@ -336,7 +336,7 @@ def read_form(request: Request, *, max_file_bytes: int) -> Form:
 def _read_urlencoded(request: Request, form: Form) -> None:
     document = _document(request)
     at = 0
-    for _ in range(_MAX_FIELDS + 1):
+    for _ in range(MAX_FIELDS + 1):
         if at >= len(document):
             return
         end = document.find(b"&", at)
@@ -351,9 +351,13 @@ def _read_urlencoded(request: Request, form: Form) -> None:
         else:
             form.add(name, unquote_plus(document[equals + 1 : end].decode("utf-8", "replace")))
         at = end + 1
-    raise ApiError(
-        "payload_too_large", f"The form has more than {_MAX_FIELDS} fields, the limit; send fewer."
-    )
+    raise too_many_fields()
+
+
+def too_many_fields() -> ApiError:
+    """Return the error for a body of more than `MAX_FIELDS` fields."""
+    sentence = f"The body has more than {MAX_FIELDS} fields, the limit; send fewer."
+    return ApiError("payload_too_large", sentence)
 
 
 def form_boundary(request: Request) -> str:

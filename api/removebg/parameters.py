@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from flask import Request
 
 from api.errors import ApiError
-from api.forms import Form, read_form, read_json_object
+from api.forms import MAX_FIELDS, Form, read_form, read_json_object, too_many_fields
 from api.inputs import InputFile
 from api.long_texts import LongText
 from api.removebg.responses import RemoveBgError, error_of_type, invalid_parameter, translate_error
@@ -41,7 +41,10 @@ def read_body(request: Request, *, max_file_bytes: int) -> Form:
     """
     if request.is_json:
         form = Form({}, {})
-        for name, value in _flatten(read_json_object(request)):
+        # Nested values of which each repeats a long outer name would take far more than the body.
+        for number, (name, value) in enumerate(_flatten(read_json_object(request))):
+            if number == MAX_FIELDS:
+                raise too_many_fields()
             form.add(name, value)
         return form
     return read_form(request, max_file_bytes=max_file_bytes)

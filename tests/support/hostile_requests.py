@@ -144,6 +144,9 @@ TEXTS: Final[Mapping[str, HostileRequest]] = {
     "remove.bg: base64 without a comma": _document(
         lambda: {"image_file_b64": "data:" + 10 * MB * "a"}, "/v1.0/removebg"
     ),
+    "remove.bg: 3,000 values below a long name": _document(
+        lambda: {30_000 * "n": {f"{each:x}": 0 for each in range(3_000)}}, "/v1.0/removebg"
+    ),
 }
 
 #: Requests whose head is long.
