@@ -342,6 +342,9 @@ class WsgiBridge:
             _remember(self._owners, key, owner)
         elif status < HTTPStatus.INTERNAL_SERVER_ERROR:
             _remember(self._refused_keys, _digest(key), None)
+            if status == HTTPStatus.UNAUTHORIZED:
+                # Revoked: whoever has it takes no more of its owner's shares.
+                self._owners.pop(key, None)
 
 
 @dataclass(slots=True)

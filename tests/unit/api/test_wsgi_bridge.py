@@ -4,6 +4,7 @@ import asyncio
 import io
 import threading
 import time
+from collections.abc import Collection
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -20,6 +21,7 @@ from api.wsgi_bridge import (
     REFUSAL,
     ApiFlask,
     WsgiBridge,
+    make_environ,
 )
 from tasks.api_keys import Owner
 from tasks.capacity import FREE_BYTES
@@ -29,14 +31,16 @@ _THREADS = 4
 _GB = 2**30
 
 
-def _app() -> Flask:
-    """Make an application that knows the owners of the keys `a` and `b`."""
+def _app(revoked: Collection[str] = ()) -> Flask:
+    """Make an application that knows the owners of the keys `a` and `b`, unless they are revoked."""
     app = ApiFlask(__name__)
     app.config[TRUSTED_PROXIES] = 1
 
     @app.before_request
-    def judge() -> str | None:
+    def judge() -> Any:
         key = given_key(request.environ)
+        if key in revoked:
+            return "", 401
         if key in {"a", "b"}:
             request.environ[OWNER] = Owner(f"owner {key}", f"{key}")
         request.environ[MAX_BODY] = _GB
@@ -212,6 +216,16 @@ async def test_the_first_request_of_a_key_does_not_wait_among_those_of_its_addre
         # What finding that out takes is its address's too, whichever keys it tries.
         assert address.until > used
         waiting.cancel()
+
+
+async def test_a_revoked_key_takes_no_share_of_its_owners() -> None:
+    revoked, callers = set[str](), list[str]()
+    with WsgiBridge(_app(revoked), threads=_THREADS) as bridge:
+        for now_revoked in ([], ["a"], ["a"]):
+            revoked.update(now_revoked)
+            await _ask(bridge, "/quick", x_api_key="a")
+            callers.append(bridge.caller(make_environ(_scope("/quick", x_api_key="a"))))
+    assert callers == ["owner a", "from 127.0.0.1", "from 127.0.0.1"]
 
 
 @pytest.mark.parametrize(("path", "expected"), [("/busy", 2), ("/api/v1/uploads/x", 3)])
