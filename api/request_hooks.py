@@ -64,6 +64,7 @@ def install_request_hooks(app: Flask) -> None:
 
     @app.after_request
     def _end(response: Response) -> Response:
+        _protect(response)
         if judged_head_only():
             return response
         seconds = perf_counter() - g.started
@@ -89,6 +90,23 @@ def install_request_hooks(app: Flask) -> None:
         tracing = g.pop("tracing", None)
         if tracing is not None:
             tracing.close()
+
+
+#: Where answers hold what only their caller may see, such as signed addresses.
+_PRIVATE: Final = ("/api/", "/v1.0/")
+
+
+def _protect(response: Response) -> None:
+    """Say what caches and browsers may do with an answer, where its handler has not said it.
+
+    A cache between a caller and the service does not know that `X-API-Key` tells callers apart
+    (RFC 9111, 3.5, does so for `Authorization` alone); in a frame of a foreign page, `/docs` would
+    be a page of the service that the foreign one has people click on.
+    """
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    response.headers.setdefault("X-Frame-Options", "DENY")
+    if request.path.startswith(_PRIVATE):
+        response.headers.setdefault("Cache-Control", "no-store")
 
 
 def request_id() -> str:

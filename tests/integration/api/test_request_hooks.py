@@ -103,6 +103,17 @@ def test_the_callers_request_id_is_kept_unless_it_could_forge_log_lines(api: Api
         assert answer.get_json()["request_id"] == answer.headers["X-Request-Id"]
 
 
+def test_no_cache_keeps_what_one_caller_may_see_and_no_page_frames_an_answer(shop: Api) -> None:
+    task = f"/api/v1/tasks/{shop.submit()}"
+    own = ["/api/v1/info", "/api/v1/tasks", task, f"{task}/original", f"{task}/events"]
+    own += ["/api/v1/nowhere", "/v1.0/account", "/v1.0/nowhere"]
+    for path in (*own, "/", "/docs/", "/openapi.json", "/nowhere"):
+        headers = shop.head(path).headers
+        assert headers["X-Content-Type-Options"] == "nosniff", path
+        assert headers["X-Frame-Options"] == "DENY", path
+        assert (headers.get("Cache-Control") == "no-store") == (path in own), path
+
+
 def _routes(app: Flask, *more: str) -> Iterator[tuple[str, set[str]]]:
     for rule in app.url_map.iter_rules():
         if rule.rule.startswith(("/api/", "/healthz/", *more)) or rule.rule == "/openapi.json":
