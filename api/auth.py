@@ -9,7 +9,7 @@ from typing import Final, cast
 
 from flask import Flask, current_app, g, request
 
-from api.callers import OWNER, given_key
+from api.callers import OWNER, came_by_proxy, given_key
 from api.errors import ApiError
 from api.origins import host_name, is_loopback, is_own_page, refuse_foreign_pages
 from api.services import Services
@@ -105,7 +105,8 @@ def is_operator() -> bool:
         return owner.operator
     here = bool(current_app.config.get(LOOPBACK_ONLY)) and is_loopback(host_name(request.host))
     settings = services().settings
-    return here and not settings.trusted_proxies and is_own_page(request, settings)
+    by_proxy = bool(settings.trusted_proxies) or came_by_proxy(request.headers)
+    return here and not by_proxy and is_own_page(request, settings)
 
 
 def require_owned(job: Job | None) -> Job:

@@ -1,6 +1,6 @@
 """Who asks: what tells callers apart, for turns, places, connections and rates."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from ipaddress import IPv6Address, ip_address
 from typing import Any, Final
 
@@ -12,6 +12,8 @@ from tasks.api_keys import ANONYMOUS, Owner
 TRUSTED_PROXIES: Final = "RMBG_TRUSTED_PROXIES"
 #: Key of the environ that has the owner of the request, once its key was let in.
 OWNER: Final = "rmbg.owner"
+#: Headers of a request that came by a proxy, whose own address tells nothing.
+_OF_PROXIES: Final = frozenset({"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip"})
 #: Whoever has an IPv6 address has this much of it: a network of 2^64 addresses.
 _NETWORK_BITS: Final = 64
 
@@ -42,6 +44,11 @@ def client_address(environ: Mapping[str, Any], proxies: int) -> str:
     if len(forwarded) < max(proxies, 1):
         return peer
     return forwarded[-proxies].strip() or peer
+
+
+def came_by_proxy(headers: Container[str]) -> bool:
+    """Return whether a request says that it came by a proxy, trusted or not."""
+    return any(name in headers for name in _OF_PROXIES)
 
 
 def client_network(address: str) -> str:

@@ -19,6 +19,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import SecretStr
 
 from api.auth import current_owner, services
+from api.callers import came_by_proxy
 from api.errors import ApiError, from_inference
 from api.inputs import too_large
 from api.origins import host_name, is_loopback
@@ -139,10 +140,6 @@ def install_metrics(app: Flask, settings: ApiSettings) -> None:
         return Response(generate_latest(scrape_registry(queues)), content_type=CONTENT_TYPE_LATEST)
 
 
-#: Headers of a request that came by a proxy, whose own address tells nothing.
-_OF_PROXIES: Final = frozenset({"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip"})
-
-
 def _check_scraper(token: SecretStr | None) -> None:
     """Let in who has the token; without one, who calls from this machine by its own name.
 
@@ -156,7 +153,7 @@ def _check_scraper(token: SecretStr | None) -> None:
             return
         raise ApiError("unauthorized", "Send RMBG_METRICS_TOKEN: `Authorization: Bearer <token>`.")
     local = is_loopback(request.remote_addr or "") and is_loopback(host_name(request.host))
-    if not local or any(name in request.headers for name in _OF_PROXIES):
+    if not local or came_by_proxy(request.headers):
         raise ApiError(
             "forbidden",
             "/metrics answers this machine alone; set RMBG_METRICS_TOKEN to ask from elsewhere.",

@@ -65,6 +65,7 @@ def test_without_keys_only_this_machine_is_an_operator(api: Api) -> None:
         (200, True, {}, {"Host": "127.0.0.1:8000"}),
         (403, False, {}, {}),
         (403, True, {"trusted_proxies": 1}, {}),
+        *((403, True, {}, {name: "192.0.2.1"}) for name in ("X-Forwarded-For", "Forwarded")),
         (403, True, {"public_url": "https://cut.example"}, {"Host": "cut.example"}),
         (403, True, {"cors_origins": "*"}, {"Origin": "https://evil.example"}),
         (403, True, {"cors_origins": "*"}, {"Sec-Fetch-Site": "cross-site"}),
