@@ -37,7 +37,7 @@ def _app(revoked: Collection[str] = ()) -> Flask:
     app.config[TRUSTED_PROXIES] = 1
 
     @app.before_request
-    def judge() -> Any:
+    def judge() -> str | tuple[str, int] | None:
         key = given_key(request.environ)
         if key in revoked:
             return "", 401
