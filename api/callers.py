@@ -1,10 +1,11 @@
 """Who asks: what tells callers apart, for turns, places, connections and rates."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from ipaddress import IPv6Address, ip_address
 from typing import Any, Final
 
 from flask import current_app, has_request_context, request
+from werkzeug.datastructures import Headers
 
 from tasks.api_keys import ANONYMOUS, Owner
 
@@ -46,7 +47,7 @@ def client_address(environ: Mapping[str, Any], proxies: int) -> str:
     return forwarded[-proxies].strip() or peer
 
 
-def came_by_proxy(headers: Container[str]) -> bool:
+def came_by_proxy(headers: Headers) -> bool:
     """Return whether a request says that it came by a proxy, trusted or not."""
     return any(name in headers for name in _OF_PROXIES)
 

@@ -32,7 +32,7 @@ _GB = 2**30
 
 
 def _app(revoked: Collection[str] = ()) -> Flask:
-    """Make an application that knows the owners of the keys `a` and `b`, unless they are revoked."""
+    """Make an application that knows the owners of the keys `a` and `b`, but for revoked ones."""
     app = ApiFlask(__name__)
     app.config[TRUSTED_PROXIES] = 1
 
