@@ -107,11 +107,13 @@ class ShutdownStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publ
         super().__init__(worker, **options)
         self._name = str(worker.hostname)
         self._app = worker.app
+        # Asked now: a drained worker, and one that loads its model, takes from no queue.
+        self._has_model = is_model_worker(worker.app)
         self._begun = threading.Event()
 
     def include_if(self, worker: Any) -> bool:  # noqa: ANN401 - celery's signature
         """Run on model workers and I/O workers."""
-        return is_model_worker(worker.app) or is_io_worker(worker.app)
+        return self._has_model or is_io_worker(worker.app)
 
     def create(self, worker: Any) -> None:  # noqa: ANN401, ARG002 - celery's signature
         """Listen for signals, from before the pool starts."""
@@ -128,7 +130,7 @@ class ShutdownStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery publ
         # Looked up here and not in the thread: the interpreter aborts if it ends while a thread of
         # this kind is in pydantic's native code.
         runtime = runtime_of(self._app)
-        enforce = enforce_grace_period if is_model_worker(self._app) else _end_deliveries
+        enforce = enforce_grace_period if self._has_model else _end_deliveries
         threading.Thread(
             target=enforce, args=(self._name, runtime), name="shutdown", daemon=True
         ).start()

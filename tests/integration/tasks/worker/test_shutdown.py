@@ -37,6 +37,7 @@ def test_a_child_that_loads_is_killed_at_once_and_one_that_works_after_the_grace
     registry.mark_ready(WORKER, 90, pid=READY)
     app.amqp.queues.select(["model.m"])
     step = ShutdownStep(SimpleNamespace(hostname=WORKER, app=app))
+    app.amqp.queues.deselect("model.m")  # as the monitor does while it is drained
     for _ in range(2):
         step.close(None)
     assert at_the_end.get(timeout=30) == (WORKER, [LOADING, READY])
