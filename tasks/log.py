@@ -26,6 +26,13 @@ def cut_texts(
     return fields
 
 
+def put_time_first(
+    _logger: object, _method: str, fields: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Put a log line's time before its other fields, so that lines of several files can be sorted."""
+    return {"timestamp": fields.pop("timestamp", ""), **fields}
+
+
 def escape_texts(
     _logger: object, _method: str, fields: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
@@ -67,7 +74,11 @@ def _preparing() -> list[structlog.typing.Processor]:
 def _formatter(*, as_json: bool) -> logging.Formatter:
     """Return what writes lines, those of libraries too: as JSON, or as columns for people."""
     writing: list[structlog.typing.Processor] = (
-        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        [
+            structlog.processors.format_exc_info,
+            put_time_first,
+            structlog.processors.JSONRenderer(),
+        ]
         if as_json
         else [
             escape_texts,

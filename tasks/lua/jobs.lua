@@ -209,6 +209,7 @@ local function add_delivery(kind, subject, record, event, now)
   redis.call('RPUSH', list, id)
   redis.call('HSET', delivery_key(id), 'id', id, 'kind', kind, 'subject', subject, 'event', event,
     'url', url, 'owner', field(record, 'owner') or '', 'created_at', now,
+    'request_id', field(record, 'request_id') or '',
     'expires_at', field(record, 'expires_at') or 0, 'state', 'pending', 'attempts', 0, 'tries', 0)
   redis.call('EXPIRE', list, seconds)
   redis.call('EXPIRE', delivery_key(id), seconds)

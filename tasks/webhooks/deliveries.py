@@ -70,6 +70,7 @@ class Delivery:
         tries: attempts since the event, or since the last replay.
         reason: why it is dead.
         replayed: an operator or its owner has replayed it.
+        request_id: of the request that its subject comes from.
     """
 
     id: str
@@ -85,6 +86,7 @@ class Delivery:
     tries: int = 0
     reason: str = ""
     replayed: bool = False
+    request_id: str = ""
 
     @property
     def host(self) -> str:
@@ -108,6 +110,7 @@ class Delivery:
             tries=int(record["tries"]),
             reason=record.get("reason", ""),
             replayed=record.get("replayed") == "1",
+            request_id=record.get("request_id", ""),
         )
 
 

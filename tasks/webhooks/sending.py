@@ -346,7 +346,10 @@ class DeliveryRunner:
             return "not_claimed"
         delivery = claim.delivery
         deadline = Deadline(short if claim.short else self.seconds)
-        with self.running.track(RunningAttempt(delivery, claim, deadline)) as attempt:
+        with (
+            self.running.track(RunningAttempt(delivery, claim, deadline)) as attempt,
+            structlog.contextvars.bound_contextvars(**_log_fields(delivery)),
+        ):
             try:
                 return self._attempt(attempt)
             except QueueUnavailableError:
@@ -392,7 +395,7 @@ class DeliveryRunner:
             # The receiver may be slow and sound: this is not one of the delivery's attempts.
             again, at = self.clock() + _CUT_SHORT_SECONDS, self.clock()
             self.store.release(delivery, running.claim.token, again, slow_at=at)
-            _log.info("webhook.cut_short", ms=attempt.ms, **_log_fields(delivery))
+            _log.info("webhook.cut_short", ms=attempt.ms)
             return "cut_short"
         decision = self._decide(delivery, attempt.status, retry_after)
         self._record_host(delivery, attempt, decision)
@@ -462,7 +465,6 @@ class DeliveryRunner:
             state=state,
             status=attempt.status if attempt else None,
             ms=attempt.ms if attempt else 0,
-            **_log_fields(running.delivery),
         )
         return outcome
 
@@ -477,6 +479,7 @@ def _log_fields(delivery: Delivery) -> dict[str, str | int]:
     return {
         "webhook_id": delivery.id,
         "subject": delivery.subject,
+        "request_id": delivery.request_id,
         "event_type": delivery.event,
         "tries": delivery.tries + 1,
     }
