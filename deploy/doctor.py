@@ -40,8 +40,8 @@ from tasks.jobs import routing
 from tasks.jobs.job import Status
 from tasks.jobs.store import JobStore
 from tasks.object_store import ObjectStore, authorities
-from tasks.redis_address import RedisAddress
-from tasks.redis_client import server_problem
+from tasks.redis_address import RedisAddress, ServerNotReadyError
+from tasks.redis_client import require_primary, server_problem
 from tasks.runtime import Runtime
 from tasks.settings import Settings, unknown_variables
 from tasks.webhooks.deliveries import DeliveryStore
@@ -151,10 +151,10 @@ def run_checks() -> Iterator[CheckResult]:
         redis_results = list(check_redis(runtime.redis, settings.redis_address))
         yield from redis_results
         yield from check_object_store(runtime.object_store, settings)
-        # Only a Redis that does not answer is a result of this name.
-        if redis_results[0].subject == "redis":
+        # Only a Redis that cannot be used is a result of this name.
+        if any(each.subject == "redis" for each in redis_results):
             yield from _check_model(settings, served=False)
-            yield _warn("workers", "unknown while Redis does not answer", "fix Redis first")
+            yield _warn("workers", "unknown while Redis cannot be used", "fix Redis first")
             return
         try:
             yield from _check_work(runtime)
@@ -195,6 +195,11 @@ def check_redis(client: Redis, address: RedisAddress) -> Iterator[CheckResult]:
     try:
         milliseconds = 1000 * median(_time_ping(client) for _ in range(_PINGS))
         info = _redis_info(client)
+        require_primary(client)
+    except ServerNotReadyError as error:
+        advice = "wait until it is ready, or have RMBG_REDIS_URL lead to the primary"
+        yield _fail("redis", f"{address} cannot be used: {error}", advice)
+        return
     except RedisError as error:
         yield _fail(
             "redis", f"{address} does not answer: {error}", "start it, or correct RMBG_REDIS_URL"
@@ -637,11 +642,11 @@ def _check_worker(worker: Worker) -> CheckResult:
 
 def _check_io_worker(app: Celery, host: str) -> CheckResult:
     """Check that a worker consumes the queue of webhooks, and so does the periodic work."""
-    why = ""
     try:
         answers = app.control.inspect(timeout=_INSPECT_SECONDS).active_queues() or {}
     except (OperationalError, RedisError, OSError) as error:
-        answers, why = {}, f" ({type(error).__name__})"
+        text = f"unknown: Redis does not pass on the question ({type(error).__name__})"
+        return _warn("workers.io", text, "fix Redis first, as said above, or run this again")
     found = [
         worker
         for worker, queues in answers.items()
@@ -651,7 +656,7 @@ def _check_io_worker(app: Celery, host: str) -> CheckResult:
         return _ok("workers.io", f"{', '.join(sorted(found))}: ready")
     return _fail(
         "workers.io",
-        f"no I/O worker answers{why}: webhooks and missing messages are not sent",
+        "no I/O worker answers: webhooks and missing messages are not sent",
         f"start one: celery -A tasks.app worker -n io@{host} -Q webhooks -P threads -c 32",
     )
 

@@ -29,7 +29,7 @@ def cut_texts(
 def put_time_first(
     _logger: object, _method: str, fields: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """Put a log line's time before its other fields, so that lines of several files can be sorted."""
+    """Put a line's time before its other fields, so that several logs can be sorted."""
     return {"timestamp": fields.pop("timestamp", ""), **fields}
 
 

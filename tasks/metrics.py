@@ -188,7 +188,9 @@ RETENTION_PAUSED: Final = Metric(
     MetricSource.REDIS,
     "1 while nothing is erased, since a clock has jumped or two clocks differ.",
 )
-REDIS_UP: Final = Metric("rmbg_redis_up", MetricSource.REDIS, "1 if Redis answers.")
+REDIS_UP: Final = Metric(
+    "rmbg_redis_up", MetricSource.REDIS, "1 if Redis answers and is no replica."
+)
 STORE_UP: Final = Metric("rmbg_store_up", MetricSource.REDIS, "1 if the object store answers.")
 STORE_FULL: Final = Metric(
     "rmbg_store_full",

@@ -24,7 +24,7 @@ from tasks.housekeeping.missing_messages import list_key
 from tasks.jobs import routing
 from tasks.jobs.job import Priority, Status
 from tasks.metrics import Metric, gauge_family
-from tasks.redis_client import redis_errors
+from tasks.redis_client import redis_errors, require_primary
 from tasks.worker_registry import Worker, WorkerRegistry
 
 #: A metric's values by those of its labels, in order.
@@ -40,7 +40,7 @@ _SIMPLE: Final = (
 
 
 class QueueCollector(Collector):
-    """Reads Redis at each scrape; if Redis does not answer, shows only that.
+    """Reads Redis at each scrape; if Redis does not answer, or is a replica, shows only that.
 
     `ping_store` raises a `TaskError` unless the object store answers.
     """
@@ -64,6 +64,8 @@ class QueueCollector(Collector):
         """Yield the families of one scrape."""
         yield _family(metrics.STORE_UP, {(): self._store_up()})
         try:
+            with redis_errors():
+                require_primary(self._client)
             workers = self._worker_registry.workers()
             families = [
                 self._full(),

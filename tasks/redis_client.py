@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -49,6 +49,17 @@ def probe_redis(settings: Settings) -> None:
         if problem := server_problem(client):
             raise QueueUnavailableError(f"{settings.redis_address}: {problem}")
         client.set(redis_keys.PROBE, "1", ex=_PROBE_KEPT_SECONDS)
+
+
+def require_primary(client: Redis) -> None:
+    """Send a write that leaves nothing: a replica answers all else, a full server takes this too.
+
+    Raises:
+        ServerNotReadyError: it is a replica, or not ready.
+        RedisError: it does not answer.
+    """
+    with suppress(ResponseError):  # of rights, or a disk that is full
+        client.delete(redis_keys.PROBE)
 
 
 def server_problem(client: Redis) -> str:

@@ -1,6 +1,7 @@
 """`rmbg doctor` against real servers, with and without faults."""
 
 import json
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -29,6 +30,7 @@ from tests.support.commands import crash
 from tests.support.jobs import make_job
 from tests.support.outbox import attempted
 from tests.support.redis_user import PREFIX, documented_user
+from tests.support.servers import embedded_valkey
 from tests.support.serving import answer, serving
 from tests.support.workers import lasting_registry
 
@@ -197,7 +199,9 @@ def test_all_invalid_settings_are_listed(monkeypatch: pytest.MonkeyPatch) -> Non
 def _redis_results(redis: Redis, url: str, **changed: object) -> dict[str, CheckResult]:
     """Check a Redis whose INFO differs: the configuration of the tests' own is not changed."""
     info = {**redis.info(), **changed}
-    fake = SimpleNamespace(ping=redis.ping, info=lambda *_: info, scan_iter=redis.scan_iter)
+    fake = SimpleNamespace(
+        ping=redis.ping, delete=redis.delete, info=lambda *_: info, scan_iter=redis.scan_iter
+    )
     results = check_redis(cast("Redis", fake), RedisAddress.parse(url))
     return {result.subject: result for result in results}
 
@@ -216,6 +220,31 @@ def test_another_program_in_the_database_is_told(redis: Redis, redis_url: str) -
     redis.set(b"\xff", "")
     found = _redis_results(redis, redis_url)["redis.keys"]
     assert (found.level, r"b'\xff'" in found.text) == (Level.WARN, True)
+
+
+@pytest.mark.parametrize(
+    ("command", "subject", "said"),
+    [
+        ("REPLICAOF 127.0.0.1 1", "redis", "fail: .* read only replica. → .* lead to the primary"),
+        ("CONFIG SET maxmemory 1", "redis.room", "fail: .* raise maxmemory"),
+        ("CONFIG SET maxmemory 1", "workers.io", "warn: unknown: .* → fix Redis first"),
+    ],
+)
+def test_a_redis_that_takes_no_writes_is_told_and_all_else_is_checked(  # noqa: PLR0917 - one case
+    tmp_path: Path,
+    doctor: Doctor,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    subject: str,
+    said: str,
+) -> None:
+    with embedded_valkey(tmp_path) as url, connect(url) as redis:
+        redis.execute_command(command)
+        monkeypatch.setenv("RMBG_REDIS_URL", url)
+        found = doctor()
+    assert re.match(said, found[subject])
+    assert found["store.objects"].startswith("ok: ")
+    assert found["model.device"].startswith("ok: ")
 
 
 @pytest.mark.parametrize(

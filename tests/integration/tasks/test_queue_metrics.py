@@ -21,6 +21,7 @@ from tests.support.clock import Clock
 from tests.support.counting import commands_of
 from tests.support.jobs import claim, finish, make_job
 from tests.support.outbox import attempted
+from tests.support.servers import embedded_valkey
 
 WORKER, TOKEN = "gpu0@h", "gpu0@h/1/x"
 
@@ -134,6 +135,20 @@ def test_without_redis_or_store_the_scrape_says_so() -> None:
     assert value("redis_up") == 0
     assert value("store_up") == 0
     assert value("pending") is None
+
+
+@pytest.mark.parametrize(
+    ("command", "up", "full"),
+    [("REPLICAOF 127.0.0.1 1", 0, None), ("CONFIG SET maxmemory 1", 1, 1)],
+)
+def test_a_replica_counts_as_down_and_a_full_server_as_full(
+    tmp_path: Path, command: str, up: int, full: int | None
+) -> None:
+    with embedded_valkey(tmp_path) as url, connect(url) as redis:
+        redis.execute_command(command)
+        value = Scrape(redis)
+        assert value("redis_up") == up
+        assert value("store_full", store="redis") == full
 
 
 def test_the_stores_without_room_are_named(redis: Redis, tmp_path: Path) -> None:
