@@ -7,7 +7,7 @@ import secrets
 import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
@@ -118,6 +118,17 @@ def load_credential(folder: Path, name: str) -> str:
     except OSError as error:
         raise SetupError(f"{path} cannot be read or written: {error.strerror}.") from error
     return made
+
+
+def make_private_folder(path: Path) -> None:
+    """Create a folder, or take what other users may do with it: their way to its files.
+
+    The data folder may have been there before, with any rights; programs create files in it that
+    all users may read, such as pictures and Redis's file with the secrets of webhooks.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(PermissionError):  # another user's, whose choice it is
+        path.chmod(0o700)
 
 
 def write_private(path: Path, text: str) -> None:

@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from deploy.local.data_folder import SAMPLE_CUTOUT
+from deploy.local.data_folder import SAMPLE_CUTOUT, make_private_folder
 from deploy.local.stack import FLOWER_PASSWORD, FLOWER_USER
 from deploy.local.supervisor import SUPERVISOR, Child, ChildState
 from inference.version import __version__
@@ -123,7 +123,7 @@ class Logs:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files: dict[str, _LogFile] = {}
-        folder.mkdir(mode=0o700, exist_ok=True)
+        make_private_folder(folder)
 
     def write(self, name: str, line: str) -> None:
         """Append a line to the file of a process."""

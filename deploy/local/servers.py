@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from deploy.local import probes, service
-from deploy.local.data_folder import load_credential, write_private
+from deploy.local.data_folder import load_credential, make_private_folder, write_private
 from deploy.local.ports import LOOPBACK, SOCKET_FOLDER
 from deploy.local.service import Service
 from tasks.capacity import FREE_BYTES
@@ -43,7 +43,7 @@ LEAST_MAXMEMORY: Final = 256 * 2**20
 
 def valkey_service(folder: Path, port: int, password: str) -> Service:
     """Return a Valkey with an append-only file in `folder`, which is created."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private_folder(folder)
     lines = [
         f"bind {LOOPBACK}",
         f"port {port}",
@@ -112,8 +112,9 @@ def store_service(
 
     Its flags name files as seen from its working directory: a comma in a path would part it in two.
     """
+    make_private_folder(folder)
     volumes = folder / "volumes"
-    volumes.mkdir(parents=True, exist_ok=True)
+    volumes.mkdir(exist_ok=True)
     identity = {
         "name": "rmbg",
         "credentials": [{"accessKey": access_key, "secretKey": secret_key}],
