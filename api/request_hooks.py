@@ -241,9 +241,11 @@ def install_cors(
 ) -> None:
     """Allow the web pages of these origins to call what is below a path; none without origins."""
     if origins:
+        # As it stands, the library would take an IPv6 address in brackets for a regular expression.
+        exact = [re.compile(rf"{re.escape(origin)}\Z", re.IGNORECASE) for origin in origins]
         CORS(
             app,
-            resources={f"{re.escape(path)}.*": {"origins": list(origins)}},
+            resources={f"{re.escape(path)}.*": {"origins": "*" if "*" in origins else exact}},
             expose_headers=list(exposed),
             max_age=_PREFLIGHT_SECONDS,
         )

@@ -154,6 +154,8 @@ def test_only_named_origins_may_call_from_a_browser_and_none_by_default(api: Api
         ("*", shop, shop),
         (f"{shop}, {studio}/", studio, studio),
         (f"{shop}, {studio}/", "https://evil.example", None),
+        ("https://[fd00::1]", "https://[fd00::1]", "https://[fd00::1]"),
+        ("https://[fd00::1]", "https://d.evil.example", None),
     ):
         calls = api.with_settings(cors_origins=origins)
         for path, exposed in ((PATH, "RateLimit"), ("/v1.0/removebg", "X-Width")):
