@@ -42,13 +42,17 @@ def numbered_names(wanted: Iterable[tuple[str, str]]) -> Iterator[str]:
     `a.jpg` and `a.png`, both cut out to PNG, become `a.png` and `a-2.png`.
     """
     taken: set[str] = set()
+    # The last number of each name, so that 10,000 equal ones are not all counted again for each.
+    numbers: dict[str, int] = {}
     for name, extension in wanted:
         stem = safe_stem(name)
-        found, number = f"{stem}.{extension}", 1
         # Some file systems do not distinguish upper and lower case.
+        plain = found = f"{stem}.{extension}"
+        number = numbers.get(plain.casefold(), 1)
         while found.casefold() in taken:
             number += 1
             found = f"{stem}-{number}.{extension}"
+        numbers[plain.casefold()] = number
         taken.add(found.casefold())
         yield found
 

@@ -12,6 +12,7 @@ from api.file_names import numbered_names, safe_stem
     [
         (["a.jpg", "a.png", "A.webp"], ["a.png", "a-2.png", "A-3.png"]),
         (["a-2.jpg", "a.jpg", "a.png"], ["a-2.png", "a.png", "a-3.png"]),
+        (["a", "a", "a-2", "a", "A-2"], ["a.png", "a-2.png", "a-2-2.png", "a-3.png", "A-2-3.png"]),
         (["../../etc/passwd", "C:\\photos\\x.jpg", "/"], ["passwd.png", "x.png", "image.png"]),
         (["", "..", ".jpg", "a\x00b?.jpg"], ["image.png", "image-2.png", "jpg.png", "a-b.png"]),
         (["фото кота №1.jpg", "猫.jpg"], ["фото кота №1.png", "猫.png"]),
@@ -23,6 +24,12 @@ from api.file_names import numbered_names, safe_stem
 )
 def test_names_are_those_of_the_inputs_made_safe(inputs: list[str], names: list[str]) -> None:
     assert list(numbered_names((name, "png") for name in inputs)) == names
+
+
+def test_each_of_the_largest_batch_has_a_name_though_all_are_called_the_same() -> None:
+    # Counted from 1 for each of them, they took 30 s.
+    *_, last = numbered_names([("a.jpg", "png")] * 10_000)
+    assert last == "a-10000.png"
 
 
 @pytest.mark.parametrize("letter", ["x", "ж", "猫", "\N{CAT}"])
