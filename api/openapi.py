@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
+from functools import cached_property
 from itertools import groupby
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
-from flask import Response, jsonify, url_for
+from flask import Response, json, url_for
 from flask_smorest import Api, Blueprint
 from webargs.flaskparser import FlaskParser
 from werkzeug.exceptions import HTTPException
@@ -289,9 +290,16 @@ class EnvelopeApi(Api):  # type: ignore[misc] # flask-smorest publishes no types
     DEFAULT_ERROR_RESPONSE_NAME = None
 
     def _openapi_json(self) -> Response:
-        document = self.document()
         root = url_for("health.Live").removesuffix("/healthz/live")
-        return jsonify({**document, "servers": [{"url": root or "/"}]})
+        servers = json.dumps([{"url": root or "/"}])
+        return Response(
+            f'{self._document_text}, "servers": {servers}}}', mimetype="application/json"
+        )
+
+    @cached_property
+    def _document_text(self) -> str:
+        """The document as JSON without its end; to make it takes 30 ms, and anybody may ask."""
+        return json.dumps(self.document()).removesuffix("}")
 
     def document(self) -> dict[str, Any]:
         """Return the complete OpenAPI document."""

@@ -3,6 +3,9 @@
 import re
 from urllib.parse import urljoin
 
+import pytest
+
+from api.openapi import EnvelopeApi
 from tests.support.api import Api
 
 
@@ -16,3 +19,12 @@ def test_the_api_describes_itself_and_its_page_needs_nothing_from_elsewhere(api:
     for address in loaded:
         with api.get(urljoin("/docs/", address)) as answer:
             assert answer.status_code == 200
+
+
+def test_the_document_is_made_once_since_anybody_may_ask_for_it(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = api.get("/openapi.json")
+    monkeypatch.setattr(EnvelopeApi, "document", None)
+    assert api.get("/openapi.json").data == first.data
+    assert first.get_json()["servers"] == [{"url": "/"}]
