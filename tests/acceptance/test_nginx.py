@@ -22,6 +22,7 @@ from deploy.local.ports import is_free, reserved_ports
 from deploy.local.service import NotReadyError, Service
 from tasks.uploads.store import PART_BYTES
 from tests.support.browser import chromium, visiting
+from tests.support.clock import until
 from tests.support.paths import ROOT
 from tests.support.servers import Servers, running
 from tests.support.service import running_api
@@ -40,8 +41,9 @@ class Front:
     tls: urllib3.PoolManager
     tls_url: str
     api: str
-    #: An nginx whose API is away.
+    #: An nginx whose API and store are away, and its log.
     alone: str
+    log_alone: Path
 
     @property
     def address(self) -> str:
@@ -110,7 +112,8 @@ def front(
         stack.enter_context(_running_nginx(folder, plain, tls, api.removeprefix("http://"), store))
         stack.enter_context(_running_nginx(alone, plain_too, tls_too, nobody, nobody))
         pool = stack.enter_context(urllib3.PoolManager(ssl_context=context, retries=False))
-        yield Front(f"http://{plain}", pool, f"https://{tls}", api, f"http://{plain_too}")
+        away, log = f"http://{plain_too}", alone / "nginx.log"
+        yield Front(f"http://{plain}", pool, f"https://{tls}", api, away, log)
 
 
 def test_every_address_is_the_public_one_with_its_path(front: Front) -> None:
@@ -178,6 +181,13 @@ def test_a_signed_address_is_handed_on_to_the_store_and_nothing_else_is(front: F
     for path in ("?list-type=2", "uploads/x/whole", "manifests/x", ""):
         answer = front.tls.request("GET", f"{bucket}/{path}", headers={"Authorization": "AWS4"})
         assert answer.json()["error"]["type"] == "not_found", path
+
+
+def test_the_log_has_no_signed_address_that_fails(front: Front) -> None:
+    for path in ("rmbg/results/a/b.png?X-Amz-Signature=5ec2e7", "nowhere"):
+        assert urllib3.request("GET", f"{front.alone}/{path}", retries=False).status == 503
+    until(lambda: "/nowhere" in front.log_alone.read_text())
+    assert "results" not in front.log_alone.read_text()
 
 
 def test_the_metrics_are_not_published(front: Front) -> None:
