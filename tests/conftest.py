@@ -20,6 +20,7 @@ from tasks.object_store import ObjectStore
 from tasks.redis_client import connect
 from tasks.settings import Settings
 from tests.support.paths import DATA
+from tests.support.redis_content import without_expiry
 from tests.support.servers import S3Address, Servers, embedded_servers
 from tests.support.sharing import SERVICE, group_of, stack_of
 
@@ -138,12 +139,13 @@ def servers(pytestconfig: pytest.Config) -> Servers:
 
 
 @pytest.fixture
-def redis_url(servers: Servers) -> str:
-    """URL of a database that is empty when the test begins."""
+def redis_url(servers: Servers) -> Iterator[str]:
+    """URL of a database that is empty when the test begins, and in which no key outlives its use."""
     url = servers.redis_url()
     with connect(url) as client:
         client.flushdb()
-    return url
+        yield url
+        assert without_expiry(client) == []
 
 
 @pytest.fixture

@@ -61,6 +61,7 @@ def test_arguments_arrive_as_they_were_given(redis: Redis, text: str) -> None:
 
 def test_a_time_loses_no_digit(redis: Redis) -> None:
     redis.hset(redis_keys.job_key("rm-1"), "status", "queued")
+    redis.expire(redis_keys.job_key("rm-1"), 60)
     assert lua_scripts.JOBS.run(redis, "cancel", id="rm-1", now=LATE) == "canceled"
     assert redis.hget(redis_keys.job_key("rm-1"), "finished_at") == repr(LATE)
     assert redis.zscore(redis_keys.index_key("canceled"), "rm-1") == LATE
@@ -69,6 +70,7 @@ def test_a_time_loses_no_digit(redis: Redis) -> None:
 @pytest.mark.parametrize("count", ["x", "1.5", "", "007", "-0", "9" * 20])
 def test_a_damaged_counter_is_refused_before_anything_is_written(redis: Redis, count: str) -> None:
     redis.hset(redis_keys.job_key("rm-1"), mapping={"status": "queued", "attempts": count})
+    redis.expire(redis_keys.job_key("rm-1"), 60)
     with pytest.raises(ResponseError, match="not an integer: attempts"):
         lua_scripts.JOBS.run(
             redis, "claim", id="rm-1", token="t", worker="w", now=LATE, lease_ms=9000, overdue="{}"

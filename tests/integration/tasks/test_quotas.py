@@ -125,7 +125,7 @@ def test_uploads_are_counted_by_length_and_by_number_complete_or_not(quotas: Quo
     with pytest.raises(QuotaExceededError, match="2 unfinished uploads, and your quota is 2"):
         store.create(_upload("up-3"), quota)
     # Completing one makes room for another, and one of no length never was unfinished.
-    quotas.client.set(redis_keys.upload_lock_key("up-1"), "t")
+    quotas.client.set(redis_keys.upload_lock_key("up-1"), "t", ex=60)
     store.commit(replace(_upload("up-1", 30), complete=True), "t")
     for number in range(3, KEPT_PER_UNFINISHED * 2 + 1):
         store.create(_upload(f"up-{number}", 0, complete=True), quota)

@@ -208,7 +208,7 @@ def test_a_job_whose_record_is_unreadable_can_be_ended(
 
 def test_what_is_no_record_at_all_is_named_and_the_others_are_canceled(operator: Operator) -> None:
     before, bad, after = (operator.make() for _ in range(3))
-    operator.redis.set(redis_keys.job_key(bad), "no hash")
+    operator.redis.set(redis_keys.job_key(bad), "no hash", keepttl=True)
     answer = operator.json("purge", "--status", "queued", "--yes", status=1)
     assert sorted(answer["canceled"]) == sorted([before, after])
     assert answer["refused"] == [{"task_id": bad, "reason": "unreadable_record"}]

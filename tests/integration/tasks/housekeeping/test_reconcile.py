@@ -125,6 +125,7 @@ def test_many_orphans_take_several_passes(queues: Queues, monkeypatch: pytest.Mo
         queues.passes(1)
         left.append(len(queues.store.ids(Status.PROCESSING)))
     assert left == [7, 2, 0]
+    assert queues.redis.hget(redis_keys.COUNTERS, "recovered:lease_expired") == "12"
 
 
 def test_a_job_in_two_indices_is_not_recovered_for_ever(queues: Queues) -> None:

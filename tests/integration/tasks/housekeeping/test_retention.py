@@ -116,11 +116,11 @@ class World:
     def damage(self, job: Job) -> None:
         self.redis.hset(redis_keys.job_key(job.task_id), "options", "{no json")
 
-    def upload(self) -> ResumableUpload:
-        """An upload of which one part and a rest have come."""
-        upload = self.uploads.create("", PART_BYTES + 10)
-        self.uploads.append("", upload.upload_id, 0, io.BytesIO(bytes(PART_BYTES + 4)))
-        return upload
+    def upload(self, *, hours: float = 24) -> ResumableUpload:
+        """An upload of which one part and a rest have come; it expires in `hours`."""
+        uploads = replace(self.uploads, seconds=hours * HOUR)
+        upload = uploads.create("", PART_BYTES + 10)
+        return uploads.append("", upload.upload_id, 0, io.BytesIO(bytes(PART_BYTES + 4)))
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def world(emptied: Settings, redis: Redis) -> World:
 
 def test_an_expired_task_goes_in_two_steps_and_nothing_else_does(world: World) -> None:
     stays = [world.done(hours=100), world.waiting(hours=100)]
-    kept_upload = replace(world.uploads, seconds=100 * HOUR).create("", 5)
+    kept_upload = world.upload(hours=100)
     bucket = world.bucket()
     waiting = world.waiting()
     goes = [world.done(), world.done(status=Status.FAILED), waiting]
@@ -151,6 +151,7 @@ def test_an_expired_task_goes_in_two_steps_and_nothing_else_does(world: World) -
     assert world.bucket() == bucket
     assert [recorded(world.store, job) for job in stays] == stays
     assert world.uploads.store.get(kept_upload.upload_id) == kept_upload
+    assert [each.key for each in world.objects.list_multipart(UPLOAD_OBJECTS)] == [kept_upload.key]
 
 
 def test_a_full_redis_lets_jobs_end_and_all_be_erased(emptied: Settings, tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """Calls to real servers on loopback, opened for the test by the operator's list."""
 
 import io
+import os
 import socket
 import ssl
+import struct
 import threading
 import time
 from unittest.mock import Mock
@@ -175,6 +177,12 @@ def _repeated(head: bytes, piece: bytes) -> Handle:
     return handle
 
 
+def _reset(request: Request) -> None:
+    """Close the connection so that the client's next read fails."""
+    request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    os.close(request.connection.detach())
+
+
 _CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 _INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -195,13 +203,14 @@ def test_a_file_may_come_in_chunks_that_are_not_tiny_and_after_interim_responses
         (answer(302, Location="http://["), "malformed one"),
         (_repeated(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 65), "larger than"),
         (_said(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx"), "closed the connection early"),
+        (_reset, "closed the connection early"),
         (_said(b"-ERR unknown command\r\n"), "does not speak HTTP"),
         (_repeated(b"", _INTERIM), "does not speak HTTP"),
         (_said(b"HTTP/1.1 200 OK\r\n" + 2 * (b"a: " + 40_000 * b"b" + b"\r\n")), "does not speak"),
         (_repeated(_CHUNKED + b"0\r\n", b"a:\n"), "does not speak HTTP"),
     ],
     ids=[
-        *("204", "404", "500", "malformed", "endless", "cut off", "not HTTP"),
+        *("204", "404", "500", "malformed", "endless", "cut off", "reset", "not HTTP"),
         *("interim responses", "large head", "trailers"),
     ],
 )
@@ -222,8 +231,11 @@ def test_a_carriage_return_ends_no_line_of_a_head() -> None:
 def test_a_closed_port_is_unreachable() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
+        port, expired = taken.getsockname()[1], Deadline(0)
         with pytest.raises(UrlUnreachableError, match="no connection"):
-            _fetch(taken.getsockname()[1])
+            _fetch(port)
+        with pytest.raises(UrlTimeoutError):
+            _post(port, expired)
 
 
 def test_of_a_host_with_thousands_of_addresses_a_few_are_tried_with_one_context() -> None:
