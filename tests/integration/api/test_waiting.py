@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -54,13 +55,22 @@ def test_all_that_wait_share_one_subscription(servers: Servers) -> None:
     assert listeners == 1
 
 
-def test_all_that_wait_get_the_present_state_when_the_process_is_asked_to_end(api: Api) -> None:
-    waiter, queued = TaskWaiter(api.runtime), api.job(api.submit())
+def test_all_that_wait_pause_and_get_the_present_state_when_the_process_is_asked_to_end(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiter, queued, paused = TaskWaiter(api.runtime), api.job(api.submit()), set[object]()
+    pause = TaskWaiter._pause
+
+    def noted(waiter: TaskWaiter, wait: Callable[[float], bool], *longest: float) -> None:
+        paused.add(wait)
+        pause(waiter, wait, *longest)
+
+    monkeypatch.setattr(TaskWaiter, "_pause", noted)
     with ThreadPoolExecutor(3) as pool:
         waits = pool.submit(waiter.wait, queued, 60)
         events = (waiter.events(queued, lambda _: {}), waiter.events_of([queued], lambda _: {}))
         streams = [pool.submit(list, each) for each in events]
-        until(lambda: len(api.runtime.watcher._waiting.get(queued.task_id, ())) == 3)
+        until(lambda: len(paused) == 3)
         waiter.ending.set()
         job, waited = waits.result(30)
         assert job is not None
