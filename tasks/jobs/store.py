@@ -537,10 +537,10 @@ class JobStore:
         """Drop a job whose record has expired from all sets that name it."""
         self._run("forget", task_id, list=list_name or None)
 
-    def forget_list(self, list_name: str) -> bool:
-        """Drop a list to which no job is dispatched; False if one is."""
+    def forget_list(self, list_name: str) -> None:
+        """Drop a list to which no job is dispatched."""
         with redis_errors():
-            return bool(lua_scripts.JOBS.run(self._client, "forget_list", list=list_name))
+            lua_scripts.JOBS.run(self._client, "forget_list", list=list_name)
 
     def drop_dead(self, task_id: str) -> bool:
         """Take a failed job off the dead letters; False if it is none."""

@@ -417,16 +417,16 @@ commands.count_by_priority = function(a)
 end
 
 -- Drops a list to which no job is dispatched.
--- Arguments: list.  Returns 1 if it did.
+-- Arguments: list.
 commands.forget_list = function(a)
   if redis.call('EXISTS', dispatched_key(a.list)) == 1 then
-    return 0
+    return
   end
   for _, owner in ipairs(redis.call('ZRANGE', turns_key(a.list), 0, -1)) do
     redis.call('DEL', waiting_key(a.list, owner), raised_key(a.list, owner))
   end
   redis.call('DEL', aged_key(a.list), turns_key(a.list))
-  return redis.call('SREM', LISTS, a.list)
+  redis.call('SREM', LISTS, a.list)
 end
 
 for _, name in ipairs({'position', 'raise_aged', 'count_by_priority'}) do

@@ -111,6 +111,7 @@ def test_an_idle_model_is_checked_by_what_that_costs_and_its_answer_is_repeated(
     assert redis.zscore(redis_keys.READY_WORKERS, WORKER) == pytest.approx(until - 60, abs=30)
     now[0] += 60
     readiness.begin_job()
+    assert _worker(task).running == 1
     readiness.keep_ready()  # the result of the job will be an answer
     assert model.calls == calls
     readiness.end_job(None)  # the next job may begin at once, and end without the model as well

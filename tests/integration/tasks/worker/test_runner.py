@@ -135,13 +135,21 @@ def test_the_time_limit_is_a_crash_while_the_model_has_the_picture_and_never_spo
     assert stored == [job.result_key] * (job.status is Status.SUCCEEDED)
 
 
-def test_a_lease_is_renewed_for_as_long_as_the_job_runs(
+def test_a_lease_is_renewed_for_as_long_as_the_job_runs_though_redis_is_away_for_a_moment(
     runner: Runner, redis: Redis, task_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run_long() -> None:
         redis.pexpire(redis_keys.lease_key(task_id), 5000)
         until(lambda: redis.pttl(redis_keys.lease_key(task_id)) > 5000)
 
+    renew, away = JobStore.renew, [QueueUnavailableError("away")]
+
+    def renew_later(store: JobStore, task_id: str, *, token: str) -> bool:
+        if away:
+            raise away.pop()
+        return renew(store, task_id, token=token)
+
+    monkeypatch.setattr(JobStore, "renew", renew_later)
     monkeypatch.setattr(module, "RENEW_SECONDS", 0.01)
     runner.model.faults = [run_long]
     assert _run(runner, task_id).status is Status.SUCCEEDED

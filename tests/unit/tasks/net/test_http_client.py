@@ -295,13 +295,15 @@ def test_an_answer_may_take_longer_than_a_connection() -> None:
 
 
 def test_a_deadline_that_expires_early_ends_a_request() -> None:
-    ended, deadline = threading.Event(), Deadline(600)
+    ended, late, deadline = threading.Event(), threading.Event(), Deadline(600)
 
     def expire(_: Request) -> None:
         deadline.expire()
-        ended.wait(30)
+        if not ended.wait(30):
+            late.set()
 
     with serving(expire) as port:
         with pytest.raises(UrlTimeoutError):
             _post(port, deadline)
         ended.set()
+    assert not late.is_set(), "its connection is closed at once"
