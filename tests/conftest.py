@@ -140,7 +140,7 @@ def servers(pytestconfig: pytest.Config) -> Servers:
 
 @pytest.fixture
 def redis_url(servers: Servers) -> Iterator[str]:
-    """URL of a database that is empty when the test begins, and in which no key outlives its use."""
+    """URL of a database that is empty when the test begins; its keys expire as documented."""
     url = servers.redis_url()
     with connect(url) as client:
         client.flushdb()

@@ -3,12 +3,14 @@
 import base64
 
 import pytest
+from pydantic import SecretStr
 from redis import Redis
 
 from tasks import redis_keys
 from tasks.api_keys import ANONYMOUS, OLD_SECRET_SECONDS, ApiKeys, Owner, key_digest
 from tasks.errors import KeyNameError, QueueUnavailableError
 from tasks.redis_client import connect
+from tasks.webhooks.sending import signing_secrets
 from tests.support.clock import Clock
 from tests.support.redis_content import mentions
 from tests.support.redis_proxy import Fault, redis_proxy
@@ -77,6 +79,9 @@ def test_a_secret_has_the_form_of_standard_webhooks_and_outlives_its_rotation_by
     assert after.signing_secrets(clock.now + OLD_SECRET_SECONDS - 1) == (new, old)
     assert after.signing_secrets(clock.now + OLD_SECRET_SECONDS) == (new,)
     assert api_keys.get(before.id) == after
+    default = SecretStr("whsec_default")
+    for owner, secrets in ((before.id, (new, old)), ("", ("whsec_default",)), ("own-nobody", ())):
+        assert signing_secrets(api_keys, default, owner, clock.now) == secrets
 
 
 def test_an_unknown_name_is_refused_and_an_unknown_owner_is_none(api_keys: ApiKeys) -> None:

@@ -156,7 +156,9 @@ def test_of_the_services_places_an_owner_has_no_more_than_it_leaves_free(
     quotas = Quotas(redis, Quota(max_pending=own, all_pending=12))
     assert quotas.usage(SHOP).quota.max_pending == most
     allowed = most or 12
-    ids = [f"rm-{number}" for number in range(allowed + 1)]
+    ids = [f"rm-{number}" for number in range(allowed)]
+    _submitted(store)
+    assert quotas.usage(SHOP).quota.max_pending == most, "its own take none of its share"
     quotas.charge(SHOP, ids[:-1], {}, pending=True)
     if most:
         with pytest.raises(QuotaExceededError, match=f"may have {most} now"):

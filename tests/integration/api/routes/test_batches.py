@@ -62,7 +62,7 @@ def test_files_become_tasks_of_low_priority_with_the_shared_options(api: Api) ->
     assert answer.headers["Location"] == batch["status_url"]
     assert (batch["status"], batch["total"], batch["progress"]) == ("processing", 2, 0)
     none = dict.fromkeys(("processing", "succeeded", "failed", "canceled"), 0)
-    assert batch["counts"] == {"queued": 2, **none}
+    assert (batch["counts"], batch["metadata"]) == ({"queued": 2, **none}, {"order": 7})
     for item, name, picture in zip(batch["items"], ("red", "green"), (RED, GREEN), strict=True):
         assert item["name"] == f"{name}.png"
         job = api.job(item["task_id"])

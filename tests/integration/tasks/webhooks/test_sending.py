@@ -203,7 +203,9 @@ def test_what_is_dropped_during_an_attempt_is_not_tried_again(
     job = post.finished()
     post.start()
     assert post.got.wait_for(1)
-    assert post.deliveries.drop(post.delivery(job).id)
+    webhook_id = post.delivery(job).id
+    assert post.redis.zscore("rmbg:webhooks:in_flight_slow", webhook_id), "it has its full time"
+    assert post.deliveries.drop(webhook_id)
     post.got.let_go.set()
     post.wait()
     assert post.run(86400 / 2) == 0
@@ -402,6 +404,8 @@ def test_owners_that_turn_slow_at_once_delay_a_quick_one_by_seconds(post: Post) 
         for _, webhook_id in post.messages():
             row = post.deliveries.get(webhook_id)
             claim = post.deliveries.claim(row, now, seconds=20, short=7.5, threads=THREADS)
+            lapse = post.deliveries.next_due(webhook_id)
+            assert lapse == now + (7.5 if claim.short else 20), "no other attempt begins before"
             if row.owner == "quick":
                 waits.append(now - row.created_at)
                 end = RetryDecision(DELIVERED, now)
