@@ -18,13 +18,20 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
+# The project's folders as seen from the file that names them, which Python before 3.13 reads in the locale's charset: it
+# does not start where a path has characters beyond that.
+RELATIVE = for each in $(VENV)/lib/python3*/site-packages/*rmbg_queue.pth; do \
+	[ ! -e "$$each" ] || printf '%s\n' ../../../.. ../../../../clients/python >"$$each"; done
+
 $(VENV)/.service: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -q -c constraints.txt -e '.[embedded]'
+	$(RELATIVE)
 	touch $@
 
 $(VENV)/.development: $(VENV)/.service
 	$(PIP) install -q -c constraints.txt -e '.[dev]'
+	$(RELATIVE)
 	touch $@
 
 # JavaScript clients that tests run; without npm those tests are skipped.
@@ -41,6 +48,7 @@ install: $(VENV)/.development clients ## Create .venv with all that the service 
 # PyTorch, for all models but those of ONNX files; and what reads a GPU's memory.
 $(VENV)/.torch: $(VENV)/.service
 	$(PIP) install -q -c constraints.txt -e '.[embedded,torch]' nvidia-ml-py
+	$(RELATIVE)
 	touch $@
 
 ONNX_MODELS := u2netp isnet-general-use
