@@ -1,6 +1,7 @@
 """The embedded servers: Valkey as Redis, SeaweedFS as the object store, both on loopback only."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -63,7 +64,7 @@ def valkey_service(folder: Path, port: int, password: str) -> Service:
     write_private(config, "\n".join([*lines, ""]))
     return Service(
         name="valkey",
-        command=(service.valkey_server(), config.name),
+        command=(service.valkey_server(), _one_file(config.resolve())),
         folder=folder,
         address=f"redis://{LOOPBACK}:{port}/0",
         probe=probes.redis_answers(valkey_url(port, password)),
@@ -71,6 +72,14 @@ def valkey_service(folder: Path, port: int, password: str) -> Service:
         is_server=True,
         stop_stage=STOP_STAGE,
     )
+
+
+def _one_file(path: Path) -> str:
+    """Return a path so that Valkey, which reads `*`, `?` and `[` as a pattern, finds this file.
+
+    Where a pattern matches nothing, it starts without any settings: on its usual port, for all.
+    """
+    return re.sub(r"([*?\[\\])", r"\\\1", str(path)) if {*str(path)} & {*"*?["} else str(path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,7 +115,7 @@ def end(up: Up, number: signal.Signals) -> None:
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    folder = tmp_path_factory.mktemp("""rené's "up", 100% $HOME;""")
+    folder = tmp_path_factory.mktemp(r"""rené's "up", 100% $HOME; [1]*?\{x}""")
     settings = {"RMBG_RETENTION_HOURS": "720", "RMBG_THREADS": "", "RMBG_MAX_PENDING": "77"}
     with running_up(folder, "--flower-port", "0", **settings) as running:
         yield running

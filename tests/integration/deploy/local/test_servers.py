@@ -45,7 +45,7 @@ def _running_store(folder: Path) -> Iterator[Store]:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    with _running_store(tmp_path_factory.mktemp('rené, "store"')) as store:
+    with _running_store(tmp_path_factory.mktemp('rené, "store" [1]*?')) as store:
         yield store
 
 
