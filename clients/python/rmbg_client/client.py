@@ -20,6 +20,7 @@ from rmbg_client.transport import (
     RetryPolicy,
     checked_key,
     checked_url,
+    make_http,
 )
 
 #: Of the service that `rmbg up` runs.
@@ -39,12 +40,14 @@ class Client:
         timeout: seconds for one request with its whole body and answer; raise it for large
             files on slow lines.
         retries: how requests are tried again.
-        http: with your proxy and certificates; it stays open when this client is closed.
+        http: with your proxy and certificates; it stays open when this client is closed. By
+            default, the environment's proxy is used, but not for a service on loopback.
         sleep: pauses for so many seconds.
         clock: returns seconds that only grow.
 
     Raises:
-        ValueError: the address is none of HTTP, or the key has characters that keys do not have.
+        ValueError: the address is none of HTTP, the key has characters that keys do not have, or
+            the environment's proxy is none that can be used.
     """
 
     def __init__(
@@ -58,9 +61,10 @@ class Client:
         sleep: Callable[[float], object] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        used = http or httpx.Client()
+        address, key = checked_url(url), checked_key(api_key)
+        used = http or make_http(httpx.Client, address)
         self._own = None if http else used
-        self._driver = BlockingDriver(checked_url(url), checked_key(api_key), used, sleep, clock)
+        self._driver = BlockingDriver(address, key, used, sleep, clock)
         self._calls = Calls(timeout, retries or RetryPolicy(), clock)
 
     def __enter__(self) -> Self:
@@ -247,7 +251,8 @@ class AsyncClient:
         timeout: seconds for one request with its whole body and answer; raise it for large
             files on slow lines.
         retries: how requests are tried again.
-        http: with your proxy and certificates; it stays open when this client is closed.
+        http: with your proxy and certificates; it stays open when this client is closed. By
+            default, the environment's proxy is used, but not for a service on loopback.
         sleep: pauses for so many seconds.
         clock: returns seconds that only grow.
     """
@@ -263,9 +268,10 @@ class AsyncClient:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        used = http or httpx.AsyncClient()
+        address, key = checked_url(url), checked_key(api_key)
+        used = http or make_http(httpx.AsyncClient, address)
         self._own = None if http else used
-        self._driver = AsyncDriver(checked_url(url), checked_key(api_key), used, sleep, clock)
+        self._driver = AsyncDriver(address, key, used, sleep, clock)
         self._calls = Calls(timeout, retries or RetryPolicy(), clock)
 
     async def __aenter__(self) -> Self:

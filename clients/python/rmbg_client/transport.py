@@ -5,6 +5,7 @@ waited for, and is resumed with the answer. The two drivers here carry that out.
 """
 
 import asyncio
+import ipaddress
 import json
 import random
 import time
@@ -22,6 +23,7 @@ from rmbg_client.pictures import Body
 from rmbg_client.service_errors import SERVICE_ERRORS
 
 T = TypeVar("T")
+C = TypeVar("C", httpx.Client, httpx.AsyncClient)
 
 #: Statuses of a service, or a proxy, that will answer otherwise soon.
 _TRANSIENT_STATUSES: Final = frozenset({408, 423, 429, 502, 503, 504})
@@ -85,6 +87,32 @@ def checked_url(url: str) -> str:
     if parts.scheme not in {"http", "https"} or not parts.host:
         raise ValueError(f"{url!r} is no address of a service. Give one as http://HOST:PORT.")
     return url.rstrip("/")
+
+
+def make_http(kind: type[C], url: str) -> C:
+    """Return an HTTP client that takes the environment's proxy, unless the service is on loopback.
+
+    A proxy would look for that service on its own machine.
+
+    Raises:
+        ValueError: the proxy is none that can be used.
+    """
+    try:
+        if _is_loopback(httpx.URL(url).host):
+            return kind(trust_env=False, verify=httpx.create_ssl_context())
+        return kind()
+    except ImportError as error:
+        raise ValueError(
+            "The environment names a SOCKS proxy, which needs: pip install 'httpx2[socks]'. "
+            "Or unset ALL_PROXY, HTTP_PROXY and HTTPS_PROXY."
+        ) from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def checked_key(key: str | None) -> str | None:

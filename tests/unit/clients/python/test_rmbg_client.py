@@ -27,6 +27,7 @@ from rmbg_client.errors import NoCutoutError, ServiceError, WaitTimeoutError
 from rmbg_client.models import Batch, BatchItem, Task, TaskError
 from rmbg_client.parameters import PARAMETERS, Parameters
 from rmbg_client.service_errors import SERVICE_ERRORS, TaskNotFoundError
+from rmbg_client.transport import make_http
 from tests.support.clock import Clock
 from tests.support.paths import ROOT
 
@@ -331,3 +332,25 @@ def test_what_cannot_work_is_refused_at_once(client: type[Client] | type[AsyncCl
         RetryPolicy(attempts=0)
     with pytest.raises(NoAnswerError, match="no rmbg service"):
         Scene([httpx.Response(200, text="<html>")]).run("info")
+
+
+@pytest.mark.parametrize("kind", [httpx.Client, httpx.AsyncClient])
+def test_a_proxy_is_used_except_for_loopback(
+    kind: type[httpx.Client] | type[httpx.AsyncClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.example:3128")
+    monkeypatch.setenv("NO_PROXY", "")
+    for host, direct in {
+        "127.0.0.1": True,
+        "localhost": True,
+        "[::1]": True,
+        "shop": False,
+    }.items():
+        url = f"http://{host}:8000"
+        http = make_http(kind, url)
+        assert (http._transport_for_url(httpx.URL(url)) is http._transport) == direct, host
+    monkeypatch.setenv("ALL_PROXY", "socks5://proxy.example")
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    make_http(kind, "http://127.0.0.1:8000")
+    with pytest.raises(ValueError, match=r"httpx2\[socks\]"):
+        make_http(kind, "http://shop:8000")
