@@ -38,7 +38,7 @@ def list_models() -> None:
     width = max(map(len, MODELS))
     for spec in MODELS.values():
         use = "yes" if spec.commercial_use else "no, ask"
-        here = "; on this machine" if (folder / spec.file_name).exists() else ""
+        here = "; on this machine" if _is_there(folder / spec.file_name) else ""
         _print_line(f"{spec.name:{width}}  {spec.licence}; commercial use: {use}{here}", "bold")
         for line in _describe(spec):
             _print_line(f"  {line}")
@@ -47,6 +47,14 @@ def list_models() -> None:
         "could be verified: then a file is checked by its SHA-256 if that is known, else the hub "
         "is trusted."
     )
+
+
+def _is_there(path: Path) -> bool:
+    """Return whether a file exists, as far as this user may see."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _print_line(text: str, style: str = "") -> None:
@@ -99,7 +107,7 @@ def check(
         if spec.patch_order is None:
             raise ModelError(f"{name} is no BiRefNet: it has no patch order to be checked.")
         path = weights or Settings.load().model_file(spec.file_name)
-        if weights is None and not path.exists():
+        if weights is None and not _is_there(path):
             raise ModelError(
                 f"There is no {path} to be checked. Fetch it first: rmbg models fetch {name}"
             )

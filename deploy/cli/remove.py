@@ -19,7 +19,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from deploy.cli.output import say
 from deploy.removal.done_file import DoneFile, FolderInUseError
 from deploy.removal.run import LIMIT_SECONDS, Outcome, Run, StoppedError, Summary, described
-from deploy.removal.selection import PICTURE_SUFFIXES, Picture, find_pictures, shown
+from deploy.removal.selection import (
+    PICTURE_SUFFIXES,
+    Picture,
+    find_pictures,
+    is_folder,
+    shown,
+)
 from inference.presets import PRESETS, Preset
 from rmbg_client import AsyncClient, Bytes, Client, RetryPolicy, RmbgError
 from rmbg_client.parameters import PARAMETERS, Parameter, Parameters
@@ -145,7 +151,7 @@ def remove(
     if _PIPE in photos or out == _PIPE:
         _cut_out_pipe(photos, out, clients, parameters)
         return
-    if watch or len(photos) > 1 or photos[0].is_dir():
+    if watch or len(photos) > 1 or is_folder(photos[0]):
         parameters.setdefault("priority", "low")  # others need not wait for a folder
     screen = _Screen(as_json=as_json)
     folder = out or Path("out")
@@ -175,9 +181,9 @@ def _check_call(photos: Sequence[Path], out: Path | None, *, watch: bool, as_jso
     piped = _PIPE in photos or out == _PIPE
     if piped and (watch or as_json):
         say("A pipe carries one cutout and nothing else: leave --watch and --json away.")
-    elif watch and not any(each.is_dir() for each in photos):
+    elif watch and not any(map(is_folder, photos)):
         say("--watch waits for pictures in folders: name one that is there.")
-    elif out and out.suffix.lower() in PICTURE_SUFFIXES and not out.is_dir():
+    elif out and out.suffix.lower() in PICTURE_SUFFIXES and not is_folder(out):
         say(
             f"-o names a folder, not a file such as {shown(out)}. For a single cutout: "
             "rmbg remove PHOTO -o - > cutout.png"
@@ -286,7 +292,7 @@ async def _cut_out_folders(order: _Order, done: DoneFile, screen: _Screen) -> No
             await _greet(order)
         await run.cut_out_all(found)
         if order.watch:
-            folders = [each for each in order.photos if each.is_dir()]
+            folders = [each for each in order.photos if is_folder(each)]
             seen = {(each.path, each.version) for each in pictures}
             await run.watch(folders, seen)
 

@@ -82,6 +82,11 @@ def find_pictures(
         yield from walk.visit(path, Path(), named=True)
 
 
+def is_folder(path: Path) -> bool:
+    """Return whether this is a folder, as far as the user may see."""
+    return os.path.isdir(path)  # noqa: PTH112 - pathlib fails in a folder that may not be searched
+
+
 def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100 - `resolve` would follow links
 
@@ -183,7 +188,8 @@ def choose_target(
 
 
 def _same(target: Path, path: Path) -> bool:
-    return target.exists() and target.samefile(path)
+    found = _identity(target)
+    return found is not None and found == _identity(path)
 
 
 def _longest_name(folder: Path) -> int:

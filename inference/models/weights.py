@@ -47,7 +47,11 @@ def _ignore_progress(done: int, total: int | None) -> None:
 
 
 def find_weights_file(spec: ModelSpec, path: Path) -> Path:
-    """Return the file itself: `path`, or the file of the usual name in the folder `path`."""
+    """Return the file itself: `path`, or the file of the usual name in the folder `path`.
+
+    Raises:
+        OSError: a folder above cannot be searched.
+    """
     usual = FILE_NAME if spec.engine == "birefnet" else spec.file_name
     return path / usual if path.is_dir() else path
 
@@ -80,10 +84,10 @@ def check_weights(spec: ModelSpec, path: Path) -> None:
     Raises:
         ModelError: the file cannot be used; the message says what to do.
     """
-    file = find_weights_file(spec, path)
-    if spec.engine == "birefnet" and file.is_file():
-        read_header(file)
     try:
+        file = find_weights_file(spec, path)
+        if spec.engine == "birefnet" and file.is_file():
+            read_header(file)
         problem = find_weights_problem(spec, path, hashed=spec.engine == "onnx")
     except OSError as error:
         raise ModelError(f"The model file {path} cannot be read: {error.strerror}.") from error

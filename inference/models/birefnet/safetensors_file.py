@@ -34,10 +34,14 @@ def find_checkpoint(path: Path) -> Path:
     """Return the file itself: `path`, or `model.safetensors` in the folder `path`.
 
     Raises:
-        CheckpointError: the file does not exist.
+        CheckpointError: the file does not exist, or a folder above it cannot be searched.
     """
-    file = path / FILE_NAME if path.is_dir() else path
-    if not file.is_file():
+    try:
+        file = path / FILE_NAME if path.is_dir() else path
+        found = file.is_file()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
+    if not found:
         raise CheckpointError(
             f"There are no weights at {file}. Name a .safetensors file, or a folder that holds "
             f"{FILE_NAME}."

@@ -11,6 +11,9 @@ from inference.models.birefnet import order_check
 from inference.models.birefnet.config import PatchOrder
 from inference.models.registry import MODELS
 
+#: A path that cannot be looked at, as below a folder that its user may not search.
+LONG = "x" * 300
+
 
 def _run(*arguments: str, **environment: str) -> Result:
     env = {"COLUMNS": "160", **environment}
@@ -18,7 +21,7 @@ def _run(*arguments: str, **environment: str) -> Result:
 
 
 def test_every_model_is_listed_with_its_licence_its_source_and_its_patch_order() -> None:
-    lines = _run("list", COLUMNS="60").output.splitlines()
+    lines = _run("list", COLUMNS="60", RMBG_MODEL_DIR=f"/{LONG}").output.splitlines()
     for spec in MODELS.values():
         (at,) = (at for at, line in enumerate(lines) if line.startswith(f"{spec.name} "))
         assert spec.licence in lines[at]
@@ -36,6 +39,7 @@ def test_every_model_is_listed_with_its_licence_its_source_and_its_patch_order()
         ("fetch rmbg-2.0", "HF_HUB_OFFLINE forbids asking the hub"),
         ("check u2netp", "u2netp is no BiRefNet"),
         ("check birefnet-tiny --weights nowhere", "nowhere"),
+        (f"check birefnet-tiny --weights {LONG}", "File name too long"),
         ("check birefnet", "Fetch it first: rmbg models fetch birefnet"),
     ],
 )

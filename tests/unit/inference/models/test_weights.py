@@ -39,6 +39,8 @@ def test_a_file_or_its_folder_will_do(spec: ModelSpec, tmp_path: Path, u2netp_fi
         assert find_weights_problem(spec, path) is None
         check_weights(spec, path)
     check_weights(get_spec("u2netp"), u2netp_file.parent)
+    with pytest.raises(ModelError, match="cannot be read: File name too long"):
+        check_weights(spec, tmp_path / ("x" * 300))
 
 
 def test_the_size_is_compared_at_once_and_a_hash_left_to_the_loader_of_a_large_file(
