@@ -1,7 +1,6 @@
 """How gunicorn serves the API; gunicorn reads these names."""
 
 import gc
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -10,7 +9,7 @@ from api.auth import LOOPBACK_ONLY, loopback_only, refuse_public_bind_without_ke
 from api.settings import ApiSettings
 from tasks.errors import ObjectStoreUnavailableError, SettingsError
 from tasks.log import configure_logging, log_unknown_variables
-from tasks.metrics import make_shared_folder, remove_shared_folder, use_shared_folder
+from tasks.metrics import make_shared_folder, memory_folder, remove_shared_folder, use_shared_folder
 from tasks.runtime import Runtime
 
 worker_class = "api.server.ApiWorker"
@@ -18,7 +17,7 @@ workers = ApiSettings.load().api_workers
 timeout = 120
 graceful_timeout = 20
 # A heartbeat file on a disk can stall a worker long enough to be killed for it.
-worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - not a file of ours
+worker_tmp_dir = str(memory) if (memory := memory_folder()) else None
 # The application writes a line for each request.
 accesslog = None
 control_socket_disable = True

@@ -267,6 +267,8 @@ CELERY_WORKER_UP: Final = Metric(
 METRICS: Final = tuple(each for each in tuple(globals().values()) if isinstance(each, Metric))
 
 _FOLDER_PARENT: Final = "rmbg-metrics-"
+#: A write to a mapped file for which there is no room ends the process (SIGBUS).
+_LEAST_MEMORY_BYTES: Final = 16 * 2**20
 
 
 class Instruments:
@@ -315,13 +317,22 @@ def instruments() -> Instruments:
     return Instruments()
 
 
+def memory_folder() -> Path | None:
+    """Return the folder of files in memory; None where this user has none, or too little room."""
+    folder = Path("/dev/shm")  # noqa: S108 - what is put there gets a name of its own
+    try:
+        room = shutil.disk_usage(folder).free >= _LEAST_MEMORY_BYTES
+    except OSError:
+        return None
+    return folder if room and os.access(folder, os.W_OK | os.X_OK) else None
+
+
 def make_shared_folder() -> Path:
     """Create the folder in which this process's children count, and name it in the environment.
 
     It is in memory where possible, since each count is a write to a mapped file.
     """
-    memory = Path("/dev/shm")  # noqa: S108 - the folder below it gets a name of its own
-    parent = memory if memory.is_dir() else Path(tempfile.gettempdir())
+    parent = memory_folder() or Path(tempfile.gettempdir())
     _remove_abandoned(parent)
     folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER_PARENT}{os.getpid()}-", dir=parent))
     set_metrics_folder(folder)
