@@ -138,7 +138,8 @@ class Logs:
     def close(self) -> None:
         """Close all files."""
         for file in self._files.values():
-            file.close()
+            with suppress(OSError):  # As `handleError`, of what was not written yet.
+                file.close()
 
 
 @dataclass(slots=True)

@@ -19,6 +19,7 @@ from deploy.local.servers import StorePorts, store_service, valkey_service, valk
 from deploy.local.service import NotReadyError, Probe, Service, SetupError
 from inference.models.registry import get_spec
 from tasks import redis_keys
+from tasks.capacity import FREE_BYTES, free_bytes
 from tasks.jobs import routing
 from tasks.object_store import ObjectStore
 from tasks.redis_client import connect, server_problem
@@ -28,6 +29,8 @@ from tasks.settings import Settings, visible_gpus
 _WORKER_LEAD_SECONDS: Final = 10.0
 #: A key that is written to see whether a user's own Redis takes writes.
 _WRITE_PROBE: Final = f"{redis_keys.PREFIX}up"
+#: Where the C library keeps the semaphores of Celery's pool.
+_SEMAPHORES: Final = Path("/dev/shm")  # noqa: S108 - a name is not chosen here
 _FLOWER_TASKS: Final = 2000
 _FLOWER_MODULE: Final = "deploy.local.celery_flower"
 #: Who may see Flower, and the file of the data folder with the password.
@@ -123,8 +126,10 @@ def plan_stack(options: UpOptions, given: ApiSettings, folder: Path, ports: Port
     Where `given`, the user's settings, name no Redis or no object store, an embedded one is run.
 
     Raises:
-        SetupError: a program is not installed, or the user's own server does not answer.
+        SetupError: a program is not installed, a folder or disk takes no files, or the user's own
+            server does not answer.
     """
+    _check_semaphores()
     settings, servers = _with_servers(given, folder, ports)
     return Stack(
         settings=settings,
@@ -156,6 +161,7 @@ def _with_servers(
         _check_object_store(given)
     else:
         _check_socket_folder()
+        _check_disk(folder)
         access_key = load_credential(folder, "s3-access-key")
         secret_key = load_credential(folder, "s3-secret-key")
         store = store_service(
@@ -194,6 +200,25 @@ def _check_socket_folder() -> None:
         raise SetupError(
             f"{SOCKET_FOLDER} cannot be written, where SeaweedFS keeps its sockets. Mount a tmpfs "
             "there, or use another object store: RMBG_S3_ENDPOINT."
+        )
+
+
+def _check_disk(folder: Path) -> None:
+    """Refuse a disk on which SeaweedFS would not even write an object of the check of its start."""
+    free, least = free_bytes(folder), FREE_BYTES // 2
+    if free < least:
+        raise SetupError(
+            f"The disk of the data folder {folder} has {free / 2**20:,.0f} MiB left, and SeaweedFS "
+            f"writes nothing below {least / 2**20:,.0f}. Free some, or choose another folder: "
+            "rmbg up --data FOLDER"
+        )
+
+
+def _check_semaphores() -> None:
+    if sys.platform == "linux" and not os.access(_SEMAPHORES, os.W_OK | os.X_OK):
+        raise SetupError(
+            f"{_SEMAPHORES} cannot be written, where model workers keep their semaphores. Mount a "
+            f"tmpfs there that all users may write: mount -t tmpfs -o mode=1777 tmpfs {_SEMAPHORES}"
         )
 
 

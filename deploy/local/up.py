@@ -81,11 +81,15 @@ def _prepare_and_run(options: UpOptions, screen: Screen) -> None:
         open_data_folder(options.data) as folder,
         reserved_ports(folder.read_json(_PORTS_FILE).get("first")) as free,
     ):
-        # The next start takes the same ports, so that addresses handed out stay valid.
-        folder.write_json(_PORTS_FILE, {"first": free[0]})
-        stack = plan_stack(options, given, folder.path, Ports.choose(options, free))
-        write_shell_file(folder.path, child_environment(stack.settings, options.workers))
-        write_targets(folder.path, stack.services)
+        try:
+            # The next start takes the same ports, so that addresses handed out stay valid.
+            folder.write_json(_PORTS_FILE, {"first": free[0]})
+            stack = plan_stack(options, given, folder.path, Ports.choose(options, free))
+            write_shell_file(folder.path, child_environment(stack.settings, options.workers))
+            write_targets(folder.path, stack.services)
+        except OSError as error:
+            name = error.filename or folder.path
+            raise SetupError(f"{name} cannot be written: {error.strerror}.") from error
         asyncio.run(_run_on_screen(stack, folder, screen))
 
 

@@ -161,6 +161,14 @@ def test_log_files_have_a_bounded_size(tmp_path: Path, monkeypatch: pytest.Monke
     assert "0099" in files[0].read_text()
 
 
+def test_a_full_disk_takes_log_lines_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "api.log").symlink_to("/dev/full")
+    screen = Screen(Console(file=io.StringIO()))
+    with screen.showing(Facts(*FACTS, tmp_path), tuple):
+        screen.line("api", "a line")
+
+
 def test_a_person_sees_the_start_a_crash_and_the_end(
     terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

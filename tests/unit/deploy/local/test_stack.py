@@ -1,6 +1,8 @@
 """What can prevent the start of `rmbg up`: one clear line and exit status 2 for each."""
 
+import errno
 import io
+import os
 import re
 import socket
 from collections.abc import Callable
@@ -50,14 +52,21 @@ def test_a_taken_port_is_named_with_its_option(refusal: Refusal) -> None:
     assert "--port" in output
 
 
+def _no_room(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
         ("deploy.local.data_folder._lock", lambda *_: False, "is in use by another `rmbg up`"),
         ("deploy.local.stack.SOCKET_FOLDER", Path("/none"), "where SeaweedFS keeps its sockets"),
+        ("deploy.local.stack._SEMAPHORES", Path("/none"), "workers keep their semaphores"),
+        ("deploy.local.stack.free_bytes", lambda _: 2**20, "has 1 MiB left, and SeaweedFS writes"),
+        ("deploy.local.up.write_targets", _no_room, "cannot be written: No space left on device"),
         ("resource.getrlimit", lambda _: (256, 512), "may open 512 files here, and 1,024 are"),
     ],
-    ids=["folder in use", "folder of sockets", "open files"],
+    ids=["folder in use", "folder of sockets", "semaphores", "full disk", "no room", "open files"],
 )
 def test_what_a_server_would_fail_by_is_told_before(
     refusal: Refusal, monkeypatch: pytest.MonkeyPatch, name: str, value: object, words: str
