@@ -14,7 +14,7 @@ from redis import Redis
 from redis.client import Pipeline
 
 from tasks import lua_scripts, redis_keys
-from tasks.errors import KeyNameError
+from tasks.errors import KeyNameError, KeysFileError
 from tasks.redis_client import redis_errors
 
 
@@ -124,22 +124,49 @@ class ApiKeys:
             operator=operator,
         )
 
+        self._record_new(owner, key_digest(key))
+        return owner, key
+
+    def export(self) -> list[dict[str, str]]:
+        """Return all valid keys as `restore` takes them: hashes of keys, but webhook secrets."""
+        with redis_errors():
+            return [self._record(owner.id) for owner in self.list()]
+
+    def restore(self, record: Mapping[str, str]) -> tuple[Owner, bool]:
+        """Record an exported key again, unless its owner is recorded, revoked or not.
+
+        Returns:
+            The owner, and whether it was recorded now.
+
+        Raises:
+            KeysFileError: this is no exported key.
+            KeyNameError: another key has that name by now.
+        """
+        try:
+            owner, digest = _owner_from_record(record), record["sha256"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise KeysFileError("This is no file of `rmbg keys export`.") from error
+        if self.get(owner.id) is not None:
+            return owner, False
+        self._record_new(owner, digest)
+        return owner, True
+
+    def _record_new(self, owner: Owner, digest: str) -> None:
         def record(pipe: Pipeline) -> None:
-            if pipe.hexists(redis_keys.OWNER_IDS_BY_NAME, name):
+            if pipe.hexists(redis_keys.OWNER_IDS_BY_NAME, owner.name):
                 raise KeyNameError(
-                    f"There is a key named {name!r} already; revoke it or choose another name."
+                    f"There is a key named {owner.name!r} already; revoke it or choose another "
+                    "name."
                 )
-            digest = key_digest(key)
             pipe.multi()
             # All at once: a name without an owner could be neither used nor revoked.
-            pipe.hset(redis_keys.OWNER_IDS_BY_NAME, name, owner.id)
+            pipe.hset(redis_keys.OWNER_IDS_BY_NAME, owner.name, owner.id)
             values = ["owner", _to_json(owner), "sha256", digest]
             pipe.hset(redis_keys.owner_key(owner.id), items=values)
             pipe.hset(redis_keys.API_KEYS, digest, owner.id)
 
         with redis_errors():
             self._client.transaction(record, redis_keys.OWNER_IDS_BY_NAME)
-        return owner, key
 
     def find(self, key: str) -> Owner | None:
         """Return the owner of a key; None if the key is unknown or revoked."""

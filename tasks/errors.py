@@ -125,6 +125,12 @@ class KeyNameError(TaskError):
     code = "key_name"
 
 
+class KeysFileError(TaskError):
+    """A file of exported API keys is damaged, or no such file."""
+
+    code = "keys_file"
+
+
 class OutboundRequestError(TaskError):
     """Base of the errors of outbound HTTP requests; their texts name no internal address."""
 

@@ -55,7 +55,7 @@ _REMEDIES: Final[Mapping[str, str]] = MappingProxyType(
         "InvalidAccessKeyId": "the store does not know the access key: check RMBG_S3_ACCESS_KEY",
         "SignatureDoesNotMatch": "check RMBG_S3_SECRET_KEY; a proxy before the store has to keep "
         "the header Host and the path",
-        "RequestTimeTooSkewed": "set this machine's clock, by NTP for example",
+        "RequestTimeTooSkewed": "set this machine's clock or the store's, by NTP for example",
         **dict.fromkeys(
             ("ExpiredToken", "InvalidToken", "InvalidClientTokenId", "TokenRefreshRequired"),
             "the session token has ended or is unknown: renew what RMBG_S3_CREDENTIALS=aws reads",

@@ -1,10 +1,10 @@
-"""`rmbg keys`: add, list and revoke API keys, set their quotas and rotate their webhook secrets."""
+"""`rmbg keys`: API keys, their quotas and webhook secrets, and a copy of all of them."""
 
 import json
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TextIO
 
 import typer
 from rich.console import Console
@@ -14,11 +14,12 @@ from deploy.cli.output import exit_on_error, say
 from inference.errors import ModelError
 from inference.models.registry import get_spec
 from tasks.api_keys import ANONYMOUS, OLD_SECRET_SECONDS, ApiKeys, Owner
+from tasks.errors import KeyNameError, KeysFileError
 from tasks.quotas import Usage
 from tasks.runtime import Runtime
 from tasks.settings import Settings
 
-app = typer.Typer(help="API keys: add, list, revoke.", no_args_is_help=True)
+app = typer.Typer(help="API keys: add, list, revoke, export, import.", no_args_is_help=True)
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _RATE: Final = re.compile(r"(\d+(?:\.\d+)?)/(s|sec|second|min|minute|h|hour)\Z")
@@ -185,6 +186,52 @@ def rotate_secret(name: Name, *, as_json: AsJson = False) -> None:
     hours = OLD_SECRET_SECONDS // 3600
     say(f"Webhooks are signed with both secrets for {hours} hours, then with the new one only.")
     typer.echo(f"webhook secret  {owner.webhook_secret}")
+
+
+@app.command("export")
+def export_keys() -> None:
+    """Print all valid keys, for `import` after Redis has lost them; also their webhook secrets."""
+    with exit_on_error():
+        records = _api_keys().export()
+    typer.echo(json.dumps({"keys": records}, indent=1))
+    say("This holds webhook secrets, and of keys the SHA-256 alone: let nobody else read it.")
+
+
+@app.command("import")
+def import_keys(
+    file: Annotated[typer.FileText, typer.Argument(help="What `export` printed; - reads it here.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Record the keys of an export that Redis has lost; those that it knows stay as they are.
+
+    Exits with 1 if another key has the name of one.
+    """
+    api_keys, imported, refused = _api_keys(), [], []
+    with exit_on_error(as_json=as_json):
+        for record in _read_export(file):
+            try:
+                owner, is_new = api_keys.restore(record)
+            except KeyNameError as error:
+                refused.append(str(error))
+            else:
+                imported += [owner.name] * is_new
+    if as_json:
+        typer.echo(json.dumps({"imported": imported, "refused": refused}))
+    else:
+        for name in imported:
+            typer.echo(f"imported  {name}")
+        for reason in refused or ([] if imported else ["No key was missing."]):
+            say(reason)
+    if refused:
+        raise typer.Exit(1)
+
+
+def _read_export(file: TextIO) -> list[dict[str, str]]:
+    try:
+        return list(json.load(file)["keys"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise KeysFileError(f"{file.name} is no file of `rmbg keys export`.") from error
 
 
 def _api_keys() -> ApiKeys:

@@ -419,6 +419,8 @@ class DeliveryRunner:
         if not delivery.replayed and self.store.disabled(delivery, now):
             return "The receiver answered 410 Gone to an earlier event."
         if not self.secrets(delivery.owner, now):
+            if delivery.owner:
+                return f"Its owner {delivery.owner} has no API key any more, whose secret signs it."
             return "There is no secret to sign with; set RMBG_WEBHOOK_SECRET."
         return ""
 

@@ -63,7 +63,8 @@ _BLOCK = re.compile(r"^(?<!-->\n) *```sh\n(.*?)^ *```", re.MULTILINE | re.DOTALL
 #: `make test` and `make lint` are how this test is run.
 _RUN_ELSEWHERE = re.compile(r"make (up|test|lint|install|bench|test-slow)\b|\S+/rmbg bench model ")
 _IN_A_SHELL = re.compile(
-    r"curl |set |\. |\S+/rmbg doctor$|\S+/celery -A tasks.app (jobs workers|webhooks list)$"
+    r"curl |set |\. |\(umask |\S+/rmbg doctor$"
+    r"|\S+/celery -A tasks.app (jobs workers|webhooks list)$"
 )
 _CELERY: dict[str, click.Command] = {"jobs": jobs, "webhooks": webhooks, "purge": purge}
 PHOTO = DATA / "coffee.jpg"
@@ -209,6 +210,7 @@ def _furnish(folder: Path, service: RunningService) -> None:
         (photos / name).symlink_to(DATA / name)
     (folder / "data").mkdir()
     write_shell_file(folder / "data", service.env)
+    (folder / "keys.json").write_text('{"keys": []}')
     given = (f"{name}={value}" for name, value in service.env.items())
     (folder / "rmbg.env").write_text("\n".join(given))
 

@@ -1,6 +1,7 @@
 """`rmbg keys`, on a real Redis."""
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import Result
@@ -74,6 +75,32 @@ def test_without_json_the_output_is_sentences(keys: ApiKeys, redis: Redis) -> No
     assert "already" in _rmbg("add", "shop", status=1).output
     assert "24 hours" in _rmbg("rotate-secret", "shop").output
     assert "revoked" in _rmbg("revoke", "shop").output
+
+
+def test_keys_that_redis_lost_are_imported(keys: ApiKeys, redis: Redis, tmp_path: Path) -> None:
+    (shop, key), (_, other_key), (gone, gone_key) = map(keys.add, ("shop", "other", "gone"))
+    export = tmp_path / "keys.json"
+    export.write_text(_rmbg("export").stdout)
+    assert not [each for each in (key, other_key) if each in export.read_text()]
+    assert "No key was missing" in _rmbg("import", str(export)).output
+    redis.flushdb()
+    keys.add("other")
+    refused = json.loads(_rmbg("import", str(export), "--json", status=1).stdout)
+    assert refused["imported"] == ["gone", "shop"]
+    assert "'other'" in refused["refused"][0]
+    assert (keys.find(key), keys.find(other_key), keys.find(gone_key)) == (shop, None, gone)
+    keys.revoke("gone")
+    _rmbg("import", str(export), status=1)
+    assert keys.find(gone_key) is None, "an old export makes no revoked key valid"
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"keys": [{"owner": "{}", "sha256": "1"}]}'])
+def test_a_file_that_is_no_export_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "keys.json").write_text(text)
+    assert (
+        "no file of `rmbg keys export`"
+        in _rmbg("import", str(tmp_path / "keys.json"), status=1).output
+    )
 
 
 @pytest.mark.parametrize(

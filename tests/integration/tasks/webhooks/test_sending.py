@@ -213,13 +213,16 @@ def test_what_is_dropped_during_an_attempt_is_not_tried_again(
     assert post.deliveries.waiting(1) == []
 
 
-def test_without_a_secret_nothing_is_sent(post: Post) -> None:
+@pytest.mark.parametrize(
+    ("owner", "reason"), [("", "RMBG_WEBHOOK_SECRET"), ("own-1", "own-1 has no API key any more")]
+)
+def test_without_a_secret_nothing_is_sent(post: Post, owner: str, reason: str) -> None:
     post.secret = None
-    job = post.finished()
+    job = post.finished(owner=owner)
     post.run()
     assert post.got.bodies == []
     assert post.outcomes == {"not_sent": 1}
-    assert "RMBG_WEBHOOK_SECRET" in post.delivery(job).reason
+    assert reason in post.delivery(job).reason
 
 
 def test_a_worker_that_dies_or_is_too_slow_leaves_its_claim_to_others(post: Post) -> None:
