@@ -51,6 +51,7 @@ def preferred_wait(request: Request) -> int:
 
 #: Proxies cut off a silent connection, and only writing shows that a client has gone.
 _HEARTBEAT_SECONDS: Final = 10.0
+_HEARTBEAT: Final = ": still here\n\n"
 #: The first line of a stream: how long a browser waits, in ms, before it connects again.
 _BEGIN: Final = "retry: 3000\n\n"
 #: The last line for who finds no place to wait in. An error would end the connection for good;
@@ -128,7 +129,8 @@ class TaskWaiter:
         """Return the event of a job's present state, and of each later one until it is final.
 
         The stream ends before that if this process is asked to end; a browser connects again, to
-        another. While its caller has no place to wait in, the present state is the only one.
+        another. It also ends once its caller's key is revoked, within 10 s and without another
+        event. While its caller has no place to wait in, the present state is the only one.
 
         Args:
             job: as it is now.
@@ -167,14 +169,14 @@ class TaskWaiter:
                 present = self.runtime.job_store.get(job.task_id)
                 if present is None:
                     return  # erased
-                if present.status is not known.status:
+                changed = present.status is not known.status
+                if changed or time.monotonic() - written >= _HEARTBEAT_SECONDS:
+                    if self._is_revoked(job.owner):
+                        return
                     known, written = present, time.monotonic()
-                    yield _event(present, render)
+                    yield _event(present, render) if changed else _HEARTBEAT
                 if present.status.final:
                     return
-                if time.monotonic() - written >= _HEARTBEAT_SECONDS:
-                    written = time.monotonic()
-                    yield ": still here\n\n"
                 self._pause(wait)
 
     def events_of(self, jobs: Sequence[Job], render: Render) -> Iterator[str] | str:
@@ -193,12 +195,18 @@ class TaskWaiter:
         """
         shown = dict[str, _Shown]()
         begin = "".join((_BEGIN, *self._changes(jobs, shown, render)))
-        left = [each.task_id for each in jobs if not each.status.final]
+        left = [each for each in jobs if not each.status.final]
         return self._stream(begin, self._follow_all(left, shown, render)) if left else begin
 
+    def _is_revoked(self, owner_id: str) -> bool:
+        """Return whether an owner's key was revoked: a stream may go on for as long as a job."""
+        owner = self.runtime.api_keys.get(owner_id)
+        return owner is None or owner.revoked
+
     def _follow_all(
-        self, left: list[str], shown: dict[str, _Shown], render: Render
+        self, jobs: Sequence[Job], shown: dict[str, _Shown], render: Render
     ) -> Iterator[str]:
+        owner, left = jobs[0].owner, [each.task_id for each in jobs]
         written, due = time.monotonic(), 0.0
         with self.runtime.watcher.watch(*left) as wait:
             while left and not self.ending.is_set():
@@ -208,12 +216,12 @@ class TaskWaiter:
                 if positions:
                     queued = sum(each.status is Status.QUEUED for each in jobs)
                     due = time.monotonic() + _POSITION_SECONDS * queued
-                for event in self._changes(jobs, shown, render, positions=positions):
+                events = list(self._changes(jobs, shown, render, positions=positions))
+                if events or time.monotonic() - written >= _HEARTBEAT_SECONDS:
+                    if self._is_revoked(owner):
+                        return
                     written = time.monotonic()
-                    yield event
-                if time.monotonic() - written >= _HEARTBEAT_SECONDS:
-                    written = time.monotonic()
-                    yield ": still here\n\n"
+                    yield from events or [_HEARTBEAT]
                 if left:
                     self._pause(wait)
 

@@ -321,6 +321,16 @@ def test_events_count_among_the_waiting_and_give_their_place_back(
     assert places.take(shop.owner)
 
 
+@pytest.mark.parametrize("path", ["tasks/{}/events", "events?ids={}"])
+def test_a_stream_tells_nothing_more_once_its_key_is_revoked(shop: Api, path: str) -> None:
+    task_id = shop.submit()
+    pieces = iter(shop.get(f"/api/v1/{path.format(task_id)}").response)
+    assert b"queued" in next(pieces)
+    shop.runtime.api_keys.revoke("shop")
+    shop.finish(task_id)
+    assert list(pieces) == []
+
+
 def test_a_stream_of_many_tasks_looks_seldom_for_their_places(
     shop: Api, monkeypatch: pytest.MonkeyPatch, later: Later
 ) -> None:
