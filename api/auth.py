@@ -23,6 +23,8 @@ from tasks.jobs.job import Job
 SERVICES_EXTENSION: Final = "rmbg"
 #: Configuration key of an application that only this machine can reach.
 LOOPBACK_ONLY: Final = "RMBG_LOOPBACK_ONLY"
+#: Where every request, and every answer, is one owner's.
+FOR_OWNERS: Final = ("/api/", "/v1.0/")
 _HOW: Final = "Send your API key in the header X-API-Key, or as `Authorization: Bearer <key>`."
 
 
@@ -32,12 +34,12 @@ def services() -> Services:
 
 
 def install_auth(app: Flask) -> None:
-    """Identify the owner of each request below `/api/` before it is handled."""
+    """Identify the owner of each request below `/api/` and `/v1.0/` before it is handled."""
 
     @app.before_request
     def _identify() -> None:
         # A CORS preflight request carries no key.
-        if request.path.startswith("/api/") and request.method != "OPTIONS":
+        if request.path.startswith(FOR_OWNERS) and request.method != "OPTIONS":
             identify()
 
 

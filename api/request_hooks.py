@@ -18,7 +18,7 @@ from flask_cors import CORS
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import SecretStr
 
-from api.auth import current_owner, services
+from api.auth import FOR_OWNERS, current_owner, services
 from api.callers import came_by_proxy
 from api.errors import ApiError, from_inference
 from api.inputs import too_large
@@ -93,10 +93,6 @@ def install_request_hooks(app: Flask) -> None:
             tracing.close()
 
 
-#: Where answers hold what only their caller may see, such as signed addresses.
-_PRIVATE: Final = ("/api/", "/v1.0/")
-
-
 def _protect(response: Response) -> None:
     """Say what caches and browsers may do with an answer, where its handler has not said it.
 
@@ -106,7 +102,7 @@ def _protect(response: Response) -> None:
     """
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
     response.headers.setdefault("X-Frame-Options", "DENY")
-    if request.path.startswith(_PRIVATE):
+    if request.path.startswith(FOR_OWNERS):
         response.headers.setdefault("Cache-Control", "no-store")
 
 
@@ -211,7 +207,10 @@ def install_room_check(app: Flask) -> None:
             method = request.headers.get("X-HTTP-Method-Override", method).upper()
         found = request.endpoint is not None
         if found and method in _KEEPING and request.endpoint not in _KEEPS_NOTHING:
-            services().runtime.capacity.require_room()
+            runtime = services().runtime
+            runtime.capacity.require_room()
+            if runtime.capacity.scarce_bytes and method == "POST":
+                runtime.quotas.require_share(current_owner(), runtime.capacity.scarce_bytes)
 
 
 #: Response headers that a page of another origin may read.

@@ -21,6 +21,8 @@ from tasks.redis_client import redis_errors
 
 #: Share of Redis's maxmemory above which nothing new is accepted.
 REDIS_SHARE: Final = 0.9
+#: Share of that above which an owner that keeps more there than all others gets no more.
+_FILLING_SHARE: Final = 0.75
 #: Free bytes of the disk below which nothing new is accepted. The embedded object store stops
 #: writing at half of that.
 FREE_BYTES: Final = 512 * 2**20
@@ -66,6 +68,8 @@ class Capacity:
         self._free = free
         self._clock = clock
         self._measured: tuple[float, Mapping[Store, str]] = (-_MEASURED_SECONDS, {})
+        #: Bytes that all may have in Redis, while most of them are used; else 0.
+        self.scarce_bytes = 0.0
 
     def require_room(self) -> None:
         """Raise unless there is room for more.
@@ -89,6 +93,8 @@ class Capacity:
             QueueUnavailableError: Redis does not answer.
         """
         info, said_full = self._ask_redis()
+        used, limit = _redis_bytes(info)
+        self.scarce_bytes = limit if used > _FILLING_SHARE * limit else 0.0
         reasons = {
             Store.REDIS: redis_problem(info),
             Store.DISK: self._folder and disk_problem(self._folder, self._free),
@@ -118,14 +124,20 @@ def redis_problem(info: Mapping[str, Any]) -> str:
     """Return why Redis has no room for more, by its own figures; empty if it has."""
     if info.get("aof_last_write_status", "ok") != "ok":
         return "Redis cannot write its append-only file: check its disk."
-    limit = int(info.get("maxmemory", 0))
-    used = int(info.get("used_memory", 0)) - int(info.get("mem_not_counted_for_evict", 0))
-    if not limit or used <= REDIS_SHARE * limit:
+    used, limit = _redis_bytes(info)
+    if not limit or used <= limit:
         return ""
+    most = limit / REDIS_SHARE
     return (
-        f"Redis uses {used / 2**20:,.0f} MiB of {limit / 2**20:,.0f}, more than {REDIS_SHARE:.0%}: "
+        f"Redis uses {used / 2**20:,.0f} MiB of {most / 2**20:,.0f}, more than {REDIS_SHARE:.0%}: "
         "raise maxmemory, or shorten RMBG_RETENTION_HOURS."
     )
+
+
+def _redis_bytes(info: Mapping[str, Any]) -> tuple[int, float]:
+    """Return how many bytes Redis uses, and above how many nothing new is accepted; 0: no limit."""
+    used = int(info.get("used_memory", 0)) - int(info.get("mem_not_counted_for_evict", 0))
+    return used, REDIS_SHARE * int(info.get("maxmemory", 0))
 
 
 def disk_problem(folder: Path, free: Callable[[Path], int] = free_bytes) -> str:

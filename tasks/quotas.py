@@ -24,6 +24,8 @@ from tasks.settings import Settings
 RESERVED_SECONDS: Final = 3600.0
 #: Uploads that an owner may have in all, for each unfinished one: their records take memory too.
 KEPT_PER_UNFINISHED: Final = 10
+#: About what one object's part of a record takes in Redis, at least.
+_OBJECT_BYTES: Final = 2048
 #: Interval of the passes that correct what is counted.
 CORRECT_SECONDS: Final = 300.0
 #: Entries that are corrected in one step.
@@ -169,6 +171,28 @@ class Quotas:
         """Return what an owner has."""
         quota = self.of(owner)
         return Usage.read(self._run("usage", owner=owner.id, quota=quota.to_lua()), quota)
+
+    def require_share(self, owner: Owner, limit: float) -> None:
+        """Refuse an owner that keeps more in Redis than all others together.
+
+        It is asked while Redis fills up, so that the room that is left is the others'. Where there
+        is one key, or none, nobody is refused; nor is an owner that takes less than a quarter.
+
+        Args:
+            owner: who wants to keep more.
+            limit: bytes that all may have in Redis.
+
+        Raises:
+            QuotaExceededError: it keeps that much.
+        """
+        own, all_owners, keys = map(int, self._run("shares", owner=owner.id))
+        if keys > 1 and own > all_owners - own and own * _OBJECT_BYTES > limit / 4:
+            raise QuotaExceededError(
+                "storage_quota_exceeded",
+                f"You keep {own:,} pictures, results and refused items, more than all other "
+                "callers together, and the service's memory for records fills up; erase tasks and "
+                "batches, or wait until they expire.",
+            )
 
     def reserve(self, owner: Owner, task_id: str, key: str, most: int) -> None:
         """Charge an owner for a picture of unknown size that is about to be fetched.

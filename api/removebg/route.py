@@ -6,7 +6,7 @@ from typing import Final
 
 from flask import Blueprint, Flask, Response, g, jsonify, request
 
-from api.auth import current_owner, identify, services
+from api.auth import current_owner, services
 from api.errors import ApiError
 from api.forms import Form
 from api.inputs import InputFile
@@ -66,12 +66,6 @@ def install_removebg(app: Flask, origins: tuple[str, ...]) -> None:
     app.register_error_handler(RemoveBgError, error_response)
     shape_failures(app, f"{PREFIX}/", _shape)
     install_cors(app, origins, path=f"{PREFIX}/", exposed=_EXPOSED)
-
-
-@blueprint.before_request
-def _identify() -> None:
-    if request.method != "OPTIONS":
-        identify()
 
 
 @blueprint.post("/removebg")

@@ -34,7 +34,6 @@ local function tombstone_key(id) return P .. 'tombstone:' .. id end
 local function primary_key(cache_key) return P .. 'primary:' .. cache_key end
 local function cached_key(cache_key) return P .. 'cached:' .. cache_key end
 local function duplicates_key(id) return P .. 'duplicates:' .. id end
-local function batch_key(batch) return P .. 'batch:' .. batch end
 
 local function is_pending(id) return is_open(get(id, 'status')) end
 
@@ -776,9 +775,12 @@ commands.seal_batch = function(a)
   if redis.call('EXISTS', batch) == 0 then
     return 0
   end
-  for _, item in ipairs(a.items) do
+  local owner = field(batch, 'owner') or ''
+  for place, item in ipairs(a.items) do
     local text, id = item[1], item[2]
-    if id ~= '' then
+    if id == '' then
+      set_charge(owner, refused_item(a.batch, place), 0)
+    else
       jobs = jobs + 1
       if not is_pending(id) then
         -- A job that is gone was erased meanwhile: the batch does not wait for it.
@@ -801,6 +803,10 @@ end
 -- Arguments: batch.
 commands.erase_batch = function(a)
   local batch = batch_key(a.batch)
+  local owner, items = field(batch, 'owner') or '', redis.pcall('LLEN', batch .. ':items')
+  for place = 1, type(items) == 'number' and items or 0 do
+    release_charge(owner, refused_item(a.batch, place))
+  end
   redis.call('DEL', batch, batch .. ':items', batch .. ':ends')
   redis.call('ZREM', P .. 'batches', a.batch)
   erase_deliveries(a.batch)

@@ -5,7 +5,8 @@
 --
 -- key                     type what for                                                   expiry
 -- rmbg:stored             hash bytes charged to each owner                                none
--- rmbg:charges:<owner>    hash bytes charged for each object, by its key in the bucket    none
+-- rmbg:charges:<owner>    hash bytes charged for each object, by its key in the bucket,   none
+--                              and none for each refused item of a batch
 -- rmbg:reserved           zset `<owner>|<id>`: charges without a record, by their lapse   none
 -- rmbg:pending:<owner>    zset an owner's queued and running jobs: 0, or without a record
 --                              the time at which that lapses                            last record's
@@ -13,6 +14,7 @@
 -- rmbg:jobs:<status>      zset jobs of a status; see jobs.lua                             none
 -- rmbg:job:<id>           hash a job's record; see jobs.lua                               its own
 -- rmbg:upload:<id>        hash the record of a resumable upload                           its own
+-- rmbg:batch:<id>         hash a batch's record; see jobs.lua                             its own
 -- rmbg:keys               hash an owner's id by the SHA-256 of its key                    none
 
 local STORED, RESERVED, API_KEYS = P .. 'stored', P .. 'reserved', P .. 'keys'
@@ -22,6 +24,7 @@ local function pending_key(owner) return P .. 'pending:' .. owner end
 local function uploads_key(owner) return P .. 'uploads:' .. owner end
 local function job_key(id) return P .. 'job:' .. id end
 local function upload_key(id) return P .. 'upload:' .. id end
+local function batch_key(batch) return P .. 'batch:' .. batch end
 local function upload_object(id) return 'uploads/' .. id end
 local function reserved_as(owner, id) return owner .. '|' .. id end
 
@@ -59,6 +62,10 @@ local function release_pictures(owner, id, result)
     release_charge(owner, result)
   end
 end
+
+-- An item of a batch that was refused, by its place. Its name and its reason are kept, in Redis alone:
+-- it is charged as an object of no bytes, so that it counts among what its owner has there.
+local function refused_item(batch, place) return 'batches/' .. batch .. '/' .. place end
 
 -- Counts a job among its owner's pending ones, until a unix time at least.
 local function add_pending(owner, id, lapse, expiry)
@@ -187,7 +194,19 @@ end
 -- The id and the key of the record that holds an object.
 local function holder(object)
   local kind, id = object:match('^(%a+)/([^/]+)')
-  return id or '', kind == 'uploads' and upload_key(id) or job_key(id or '')
+  local key = kind == 'uploads' and upload_key or kind == 'batches' and batch_key or job_key
+  return id or '', key(id or '')
+end
+
+-- How many objects an owner was charged for, all owners together, and how many keys there are. Behind
+-- each object is a part of a record, so that this tells how Redis is shared.
+-- Arguments: owner.
+commands.shares = function(a)
+  local all = 0
+  for _, owner in ipairs(redis.call('HKEYS', STORED)) do
+    all = all + redis.call('HLEN', charges_key(owner))
+  end
+  return {redis.call('HLEN', charges_key(a.owner)), all, redis.call('HLEN', API_KEYS)}
 end
 
 -- Whether the pictures of a record are still kept.

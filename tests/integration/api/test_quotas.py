@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Callable, Iterator
 from typing import Any, Final
+from unittest.mock import Mock
 
 import pytest
 from werkzeug.test import TestResponse
@@ -201,6 +202,21 @@ def test_a_batch_is_charged_at_once_and_gives_back_what_became_no_task(shop: Api
     mixed = data_of(shop.post(BATCH, json={"items": [{"image_b64": "!!"}, {"image_b64": TEXT}]}))
     assert mixed["counts"]["queued"] == 1
     assert _has(shop) == (SIZE, 0, 1)
+
+
+def test_while_redis_fills_up_whoever_keeps_the_most_keeps_no_more(shop: Api, studio: Api) -> None:
+    # Refused items of batches alone, which are no tasks and store no picture.
+    sent = {"json": {"items": [{"image_url": "http://10.0.0.1/"}] * 3}}
+    batch = data_of(shop.post(BATCH, **sent))["batch_id"]
+    shop.runtime.quotas.correct()
+    studio.submit()
+    scarce = Mock(scarce_bytes=1.0)
+    keeps_most, others = shop.with_parts(capacity=scarce), studio.with_parts(capacity=scarce)
+    for name, send in WAYS.items():
+        assert b"You keep 3" in send(keeps_most, "", "").data, name
+    assert others.send().status_code == 202
+    data_of(shop.delete(f"/api/v1/batches/{batch}"), 200)
+    assert keeps_most.send().status_code == 202
 
 
 def test_what_could_not_be_stored_is_given_back(shop: Api) -> None:

@@ -49,9 +49,16 @@ def test_redis_is_full_before_its_limit_and_says_so_beyond_it(small: Redis) -> N
     # Redis grows it: a value that is sent is for a while in its buffers too.
     small.setrange("filler", 2**24, "end")
     used = small.info("memory")["used_memory"]
-    for share, full in ((0.5, set()), (REDIS_SHARE + 0.05, {Store.REDIS}), (2, {Store.REDIS})):
+    for share, scarce, full in (
+        (0.5, False, set()),
+        (0.75, True, set()),
+        (REDIS_SHARE + 0.05, True, {Store.REDIS}),
+        (2, True, {Store.REDIS}),
+    ):
         small.config_set("maxmemory", int(used / share))
-        assert set(Capacity(small, None).full_stores()) == full
+        capacity = Capacity(small, None)
+        assert set(capacity.full_stores()) == full
+        assert capacity.scarce_bytes == (scarce and REDIS_SHARE * int(used / share))
         if share < 1:
             small.set("there", "is room for accepted jobs")
     with pytest.raises(RedisFullError), redis_errors():

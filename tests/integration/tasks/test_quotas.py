@@ -165,6 +165,31 @@ def test_of_the_services_places_an_owner_has_no_more_than_it_leaves_free(
             quotas.charge(SHOP, ids[-1:], {}, pending=True)
 
 
+@pytest.mark.parametrize(
+    ("keys", "own", "others", "limit", "refused"),
+    [
+        (2, 5, 4, 8 * 5120, False),
+        (2, 5, 4, 8 * 5120 - 1, True),
+        (2, 5, 5, 1, False),
+        (1, 5, 4, 1, False),
+    ],
+)
+def test_while_redis_fills_up_who_keeps_more_than_all_others_keeps_no_more(
+    redis: Redis, *, keys: int, own: int, others: int, limit: int, refused: bool
+) -> None:
+    for number in range(keys):
+        ApiKeys(redis).add(f"key {number}")
+    quotas = Quotas(redis)
+    for owner, count in ((SHOP, own), (STUDIO, others)):
+        quotas.charge(owner, [], {f"originals/{number}": 1 for number in range(count)})
+    quotas.require_share(STUDIO, limit)
+    if refused:
+        with pytest.raises(QuotaExceededError, match="You keep 5"):
+            quotas.require_share(SHOP, limit)
+    else:
+        quotas.require_share(SHOP, limit)
+
+
 def _lost_job(quotas: Quotas, _: JobStore) -> None:
     """A process died between the charge and the record, or Redis's expiry took the record."""
     quotas.charge(SHOP, ["rm-1"], {"originals/rm-1": 9, "results/rm-1/t.png": 9}, pending=True)
