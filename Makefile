@@ -13,7 +13,7 @@ SLOW_PROCESSES ?= 2
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install clients up test coverage test-slow test-faults test-hostile lint fmt docs lock audit sbom bench bench-hostile clean
+.PHONY: FORCE help install clients up test coverage test-slow test-faults test-hostile lint fmt docs lock audit sbom bench bench-hostile clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -23,11 +23,22 @@ help: ## List the targets
 RELATIVE = for each in $(VENV)/lib/python3*/site-packages/*rmbg_queue.pth; do \
 	[ ! -e "$$each" ] || printf '%s\n' ../../../.. ../../../../clients/python >"$$each"; done
 
-$(VENV)/.service: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+# An environment works in its own folder and with its own Python alone, which its stamp says: in a copy of this folder it
+# would run the other one's code. Where either is another, as after an upgrade of the system, it is made anew; so is what
+# another Python has left half made.
+STAMP := $(VENV)/.service
+VERSION := -c 'import sys; print("Python %d.%d" % sys.version_info[:2])' 2>&1
+BOUND_TO := pwd -P; $(BIN)/python $(VERSION)
+STALE := $(shell if [ -e $(STAMP) ]; then [ ! -s $(STAMP) ] || [ "$$($(BOUND_TO))" = "$$(cat $(STAMP))" ]; \
+	elif [ -L $(BIN)/python ]; then [ "$$($(BIN)/python $(VERSION))" = "$$($(PYTHON) $(VERSION))" ]; fi || echo stale)
+
+$(STAMP): pyproject.toml constraints.txt $(if $(STALE),FORCE)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "This needs Python 3.11 or later, and $(PYTHON) is \
+	%d.%d. Name another: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	$(PYTHON) -m venv $(if $(STALE),--clear) $(VENV)
 	$(PIP) install -q -c constraints.txt -e '.[embedded]'
 	$(RELATIVE)
-	touch $@
+	@{ $(BOUND_TO); } >$@
 
 $(VENV)/.development: $(VENV)/.service
 	$(PIP) install -q -c constraints.txt -e '.[dev]'
