@@ -56,8 +56,9 @@ class DataFolder:
         return document if isinstance(document, dict) else {}
 
     def delete(self, name: str) -> None:
-        """Delete a file, if it exists."""
-        (self.path / name).unlink(missing_ok=True)
+        """Delete a file, if it exists and the disk takes changes."""
+        with suppress(OSError):
+            (self.path / name).unlink()
 
 
 @contextmanager

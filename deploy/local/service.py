@@ -5,6 +5,7 @@ import os
 import signal
 import sysconfig
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Final
@@ -142,6 +143,7 @@ class Service:
     leftovers: tuple[Path, ...] = ()
 
     def remove_leftovers(self) -> None:
-        """Delete the files that a killed process leaves behind."""
+        """Delete the files that a killed process leaves behind, as far as that is possible."""
         for path in self.leftovers:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()

@@ -19,8 +19,8 @@ from PIL import Image, UnidentifiedImageError
 from api.settings import ApiSettings
 from deploy.local.data_folder import DataFolder, open_data_folder, write_shell_file, write_targets
 from deploy.local.ports import reserved_ports
-from deploy.local.screen import Facts, Screen
-from deploy.local.service import SelfCheckError, SetupError, StackError
+from deploy.local.screen import LOGS, Facts, Screen
+from deploy.local.service import SelfCheckError, SetupError, StackError, StartError
 from deploy.local.stack import (
     Ports,
     Stack,
@@ -149,8 +149,11 @@ async def _run_on_screen(stack: Stack, folder: DataFolder, screen: Screen) -> No
     facts = Facts(stack.api_url, stack.flower_url, model, better, folder.path)
     # An `rmbg up` that was killed has left its own.
     folder.delete(RUN_FILE)
-    with screen.showing(facts, lambda: supervisor.children):
-        await _run_until_stopped(stack, folder, screen, supervisor)
+    try:
+        with screen.showing(facts, lambda: supervisor.children):
+            await _run_until_stopped(stack, folder, screen, supervisor)
+    except StartError as error:
+        raise StartError(f"{error}\nAll that was logged is in {folder.path / LOGS}.") from error
     screen.stopped()
 
 

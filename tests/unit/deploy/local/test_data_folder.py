@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from deploy.local.data_folder import load_credential, open_data_folder, write_private
-from deploy.local.service import SetupError
+from deploy.local.service import Service, SetupError
 
 
 def test_the_lock_holds_while_any_process_has_it(tmp_path: Path) -> None:
@@ -37,6 +37,14 @@ def test_a_file_and_its_name_are_on_the_disk_once_it_is_written(
     monkeypatch.setattr(os, "fsync", sync)
     write_private(tmp_path / "file", "text")
     assert steps == [str(tmp_path / ".file.draft"), "", str(tmp_path), "text"]
+
+
+def test_what_cannot_be_deleted_at_the_end_is_left(tmp_path: Path) -> None:
+    """As on a disk that has turned read-only."""
+    (tmp_path / "run.json").mkdir()
+    with open_data_folder(tmp_path) as folder:
+        folder.delete("run.json")
+    Service("toy", (), leftovers=(tmp_path / "run.json", tmp_path / "none")).remove_leftovers()
 
 
 @pytest.mark.parametrize("left", [None, b"", bytes(48), b"\xff\xfe"])

@@ -220,5 +220,8 @@ def test_a_start_that_fails_ends_with_the_reason(
         with open_data_folder(tmp_path) as folder:
             await up._run_on_screen(stack, folder, Screen(terminal.console))
 
-    with pytest.raises(StartError, match=r"api ended 3 times while starting\.\n    no such disk"):
+    with pytest.raises(
+        StartError, match=r"api ended 3 times while starting\.\n    no such disk"
+    ) as e:
         asyncio.run(asyncio.wait_for(play(), 60))
+    assert f"All that was logged is in {tmp_path / 'logs'}." in str(e.value)
