@@ -489,10 +489,17 @@ def _check_lifecycle_rules(object_store: ObjectStore) -> CheckResult:
     )
     try:
         has_rules = object_store.has_lifecycle_rules()
+        is_longer = has_rules and not object_store.has_lifecycle_rules(shorten=True)
     except TaskError as error:
         return _warn("store.lifecycle", f"the lifecycle rules are not known: {error}", advice)
     if not has_rules:
         return _warn("store.lifecycle", "the bucket lacks the service's lifecycle rules", advice)
+    if is_longer:
+        text = (
+            "the lifecycle rules are those of a longer retention; once its pictures have expired: "
+            "rmbg bucket --shorten"
+        )
+        return _ok("store.lifecycle", text)
     return _ok("store.lifecycle", "the bucket has the service's lifecycle rules")
 
 

@@ -172,8 +172,11 @@ class ObjectStore:
                     "when it starts, if its access key may."
                 )
 
-    def ensure_bucket(self) -> None:
-        """Create the bucket if it is missing, and set its lifecycle rules."""
+    def ensure_bucket(self, *, shorten: bool = False) -> None:
+        """Create the bucket if it is missing, and set its lifecycle rules.
+
+        Rules that leave objects more time stay unless they are to be shortened.
+        """
         with object_store_errors():
             if not self.client.bucket_exists(self.bucket):
                 try:
@@ -183,13 +186,17 @@ class ObjectStore:
                     if error.code not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
                         raise
             if self.lifecycle_days is not None:
-                apply_lifecycle_rules(self.client, self.bucket, self.lifecycle_days)
+                apply_lifecycle_rules(
+                    self.client, self.bucket, self.lifecycle_days, shorten=shorten
+                )
 
-    def has_lifecycle_rules(self) -> bool:
-        """Return whether the bucket has the service's lifecycle rules."""
+    def has_lifecycle_rules(self, *, shorten: bool = False) -> bool:
+        """Return whether `ensure_bucket` would leave the bucket's lifecycle rules as they are."""
         with object_store_errors():
             days = self.lifecycle_days
-            return days is None or not _rules_to_set(self.client, self.bucket, days)
+            return days is None or not _rules_to_set(
+                self.client, self.bucket, days, shorten=shorten
+            )
 
     def put(
         self, key: str, data: BinaryIO, length: int, media_type: str, *, lasting: bool = True
@@ -492,24 +499,31 @@ def lifecycle_days(retention_hours: float) -> int:
     return math.ceil(retention_hours / 24) + 2
 
 
-def apply_lifecycle_rules(client: Minio, bucket: str, days: int) -> None:
+def apply_lifecycle_rules(client: Minio, bucket: str, days: int, *, shorten: bool = False) -> None:
     """Set the service's lifecycle rules beside the bucket's other ones.
 
     They are a backstop for the retention sweeper: a store that does not support or permit them is
     logged and used without.
     """
     try:
-        if rules := _rules_to_set(client, bucket, days):
+        if rules := _rules_to_set(client, bucket, days, shorten=shorten):
             client.set_bucket_lifecycle(bucket, LifecycleConfig(rules))
     except (MinioException, ValueError) as error:
         _log.warning("store.no_lifecycle", bucket=bucket, reason=str(error))
 
 
-def _rules_to_set(client: Minio, bucket: str, days: int) -> list[Rule]:
-    """Return all rules that the bucket should have; none if it has them."""
+def _rules_to_set(client: Minio, bucket: str, days: int, *, shorten: bool) -> list[Rule]:
+    """Return all rules that the bucket should have; none if it has them.
+
+    A rule is about objects that are there already, too. Those of a longer retention have been
+    promised to be kept for it, so that rules become shorter on request alone.
+    """
     present = client.get_bucket_lifecycle(bucket)
     before = list(present.rules) if present else []
     others = [rule for rule in before if not (rule.rule_id or "").startswith(_RULE_PREFIX)]
+    if not shorten:
+        own = (rule.expiration for rule in before if rule not in others)
+        days = max([days, *(each.days for each in own if each and each.days)])
     rules = [*others, *_rules(days)]
     return rules if _rule_shape(before) != _rule_shape(rules) else []
 

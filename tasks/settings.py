@@ -247,7 +247,8 @@ class Settings(BaseSettings):
         24,
         gt=0,
         le=24 * 365,
-        description="Hours for which an original, its result and its record are kept.",
+        description="Hours for which an original, its result and its record are kept; a change "
+        "holds for what is submitted from then on.",
     )
     url_seconds: int = Field(
         3600,

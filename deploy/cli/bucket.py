@@ -11,14 +11,24 @@ from tasks.runtime import Runtime
 from tasks.settings import Settings
 
 
-def bucket() -> None:
+def bucket(
+    *,
+    shorten: Annotated[
+        bool,
+        typer.Option(
+            "--shorten",
+            help="Let the rules delete sooner than before; after RMBG_RETENTION_HOURS was lowered, "
+            "once the pictures from before have expired.",
+        ),
+    ] = False,
+) -> None:
     """Create the private bucket, with lifecycle rules that delete expired objects.
 
     May be run again. Exits with 1 if the object store does not answer.
     """
     settings = Settings.load()
     with exit_on_error(hint=f"({settings.s3_endpoint}) The remedy: rmbg doctor"):
-        Runtime(settings).object_store.ensure_bucket()
+        Runtime(settings).object_store.ensure_bucket(shorten=shorten)
     typer.echo(f"The bucket {settings.s3_bucket} is ready.")
 
 

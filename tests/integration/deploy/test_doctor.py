@@ -359,3 +359,10 @@ def test_a_bucket_without_lifecycle_rules_is_told(
     finally:
         objects.ensure_bucket()
     assert (found.level, "`rmbg bucket`" in found.advice) == (Level.WARN, True)
+    longer = ObjectStore.from_settings(Settings.load(**server_settings, retention_hours=240))
+    longer.ensure_bucket()
+    try:
+        found = _store_results(server_settings)["store.lifecycle"]
+    finally:
+        objects.ensure_bucket(shorten=True)
+    assert (found.level, "rmbg bucket --shorten" in found.text) == (Level.OK, True)

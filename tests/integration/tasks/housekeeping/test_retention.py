@@ -296,12 +296,20 @@ def test_lifecycle_rules_are_later_than_the_sweeper_and_spare_other_rules(world:
     logs, nine_days = Filter(prefix="logs/"), Expiration(days=9)
     other = Rule(ENABLED, rule_filter=logs, rule_id="theirs", expiration=nine_days)
     client.set_bucket_lifecycle(bucket, LifecycleConfig([other]))
-    for days in (lifecycle_days(24), lifecycle_days(72), lifecycle_days(72)):
-        apply_lifecycle_rules(client, bucket, days)
-    rules = client.get_bucket_lifecycle(bucket).rules
-    found = {rule.rule_id: rule.expiration and rule.expiration.days for rule in rules}
     ours = ("originals", "manifests", "backgrounds", "results", "uploads", "improvements")
-    assert found == {"theirs": 9, **{f"rmbg-{each}": 5 for each in ours}, "rmbg-parts": None}
+    # What was stored for the longer retention is kept for it.
+    for hours, shorten, wanted in (
+        *((24, False, 3), (72, False, 5), (72, False, 5)),
+        *((24, False, 5), (24, True, 3)),
+    ):
+        apply_lifecycle_rules(client, bucket, lifecycle_days(hours), shorten=shorten)
+        rules = client.get_bucket_lifecycle(bucket).rules
+        found = {rule.rule_id: rule.expiration and rule.expiration.days for rule in rules}
+        assert found == {
+            "theirs": 9,
+            **{f"rmbg-{each}": wanted for each in ours},
+            "rmbg-parts": None,
+        }
     assert lifecycle_days(24) * 24 > 24 + RECORD_GRACE_SECONDS / 3600
 
 
