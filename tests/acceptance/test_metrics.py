@@ -1,5 +1,8 @@
 """The service's metrics, scraped from its real processes, over their deaths too."""
 
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -8,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tasks import metrics
 from tasks.metrics import MetricSource
-from tests.support.service import STAGES, WORKER, RunningService, eventually
+from tests.support.service import STAGES, WORKER, RunningService, eventually, running_api
 
 PLACES = {
     "api": {MetricSource.ALL, MetricSource.API, MetricSource.REDIS},
@@ -114,3 +117,37 @@ def test_nothing_that_a_client_chooses_becomes_a_label(service: RunningService) 
         urllib3.request(method, f"{service.url}{path}")
     labels = {str(each.labels) for each in Scrape(service.metrics["api"]).samples}
     assert not [text for text in labels if "evil" in text or "BREW" in text]
+
+
+def test_an_api_takes_over_from_another_by_usr2_and_no_request_is_refused(
+    service_environment: dict[str, str], tmp_path: Path
+) -> None:
+    """As docs/operations.md says of an upgrade: with new modules, and metrics of its own."""
+    log, ended = tmp_path / "api.log", threading.Event()
+    with running_api(service_environment, log) as api, ThreadPoolExecutor(1) as pool:
+
+        def ask(path: str = "/healthz/live") -> urllib3.BaseHTTPResponse:
+            return urllib3.request("GET", f"{api.url}{path}", retries=False, timeout=120)
+
+        def ask_until_ended() -> set[int]:
+            statuses = set()
+            while not ended.is_set():
+                statuses.add(ask().status)
+            return statuses
+
+        asked = pool.submit(ask_until_ended)
+        try:
+            master = psutil.Process(api.pid)
+            master.send_signal(signal.SIGUSR2)
+            eventually(
+                "the new master's process",
+                lambda: log.read_text().count("Started server process") == 2,
+                show=log.read_text,
+            )
+            master.terminate()
+            master.wait(60)
+            answer = ask("/metrics")
+        finally:
+            ended.set()
+        assert asked.result(timeout=120) == {200}
+        assert "rmbg_http_requests_total{" in answer.data.decode()
