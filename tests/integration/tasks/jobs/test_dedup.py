@@ -149,6 +149,12 @@ def test_what_a_picture_does_to_workers_is_shared_and_bad_luck_is_not(
     assert equal.submit().primary == (None if status is Status.FAILED else duplicate.task_id)
 
 
+def test_the_end_of_a_duplicate_leaves_its_primary_the_one_that_runs(equal: EqualJobs) -> None:
+    primary, duplicate = equal.pair()
+    equal.store.cancel(duplicate.task_id)
+    assert equal.submit().primary == primary.task_id
+
+
 def test_the_most_urgent_duplicate_takes_over(equal: EqualJobs) -> None:
     primary, normal, high = equal.submit(), equal.submit(), equal.submit(priority=Priority.HIGH)
     equal.store.cancel(primary.task_id)

@@ -113,6 +113,14 @@ def test_jobs_that_exchange_messages_miss_none_and_a_lost_one_is_found(queues: Q
     assert queues.store.ids(Status.QUEUED) == []
 
 
+def test_a_job_whose_message_is_sent_again_keeps_its_place(queues: Queues) -> None:
+    jobs = [*_submit(queues, "xx")]
+    assert queues.take(), "a message that is lost"
+    queues.passes(3)
+    assert queues.job(jobs[0]).redispatches == 1
+    assert [queues.run(), queues.run()] == jobs
+
+
 def _swapped(queues: Queues) -> tuple[str, str, str]:
     """Two jobs of `x` and one of `y`, whose turn comes with the second message of `x`."""
     first, second, other = _submit(queues, "xxy")
@@ -130,6 +138,7 @@ def test_a_crash_is_that_of_the_job_whose_turn_it_was_and_its_message_comes_back
     assert queues.store.claimed_by(lease_holder("w", 1)) == queues.store.claimed_by("w/") == other
     assert queues.store.crash(other, holder=lease_holder("w", 1)) is ReleaseOutcome.QUEUED
     assert queues.store.claimed_by("w/") is None
+    assert queues.job(other).dispatch_seq == taken.message.number
     queues.give_back(taken)
     queues.passes(3)
     assert [queues.job(each).redispatches for each in (named, other)] == [0, 0]

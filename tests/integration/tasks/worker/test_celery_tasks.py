@@ -95,7 +95,7 @@ def test_only_a_result_or_a_probe_is_an_answer(
 def test_an_idle_model_is_checked_by_what_that_costs_and_its_answer_is_repeated(
     task: RemovalTask, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    readiness, model, now, used = task.readiness, task.runner.model, [1000.0], [0.0]
+    readiness, model, now, used = task.readiness, task.runner.model, [1000.0], [5.0]
     monkeypatch.setattr("tasks.worker.readiness.monotonic", lambda: now[0])
     monkeypatch.setattr("tasks.worker.readiness.process_time", lambda: used[0])
     model.faults = [lambda: used.__setitem__(0, used[0] + 0.6)]  # the first check costs 0.6 s

@@ -155,6 +155,18 @@ def test_a_lease_is_renewed_for_as_long_as_the_job_runs_though_redis_is_away_for
     assert _run(runner, task_id).status is Status.SUCCEEDED
 
 
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_a_job_that_went_wrong_here_runs_here_if_no_other_worker_can_take_it(
+    runner: Runner, redis: Redis, registry: WorkerRegistry, task_id: str, *, elsewhere: bool
+) -> None:
+    redis.hset(redis_keys.job_key(task_id), "excluded_worker", WORKER)
+    for name in (WORKER, "gpu1@h")[: 1 + elsewhere]:
+        registry.record_heartbeat(name, queue="gpu.h.0", model=runner.model.name)
+        registry.mark_ready(name, 30)
+    assert _run(runner, task_id).attempts == (not elsewhere)
+    assert bool(redis.zscore(redis_keys.DUE_JOBS, task_id)) is elsewhere
+
+
 def test_a_worker_that_overslept_its_lease_stores_nothing(
     runner: Runner, redis: Redis, task_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
