@@ -298,8 +298,13 @@ class EnvelopeApi(Api):  # type: ignore[misc] # flask-smorest publishes no types
 
     @cached_property
     def _document_text(self) -> str:
-        """The document as JSON without its end; to make it takes 30 ms, and anybody may ask."""
-        return json.dumps(self.document()).removesuffix("}")
+        """The document as JSON, but for `servers` and the end.
+
+        It takes 30 ms to make, and anybody may ask for it.
+        """
+        document = self.document()
+        document.pop("servers", None)
+        return json.dumps(document).removesuffix("}")
 
     def document(self) -> dict[str, Any]:
         """Return the complete OpenAPI document."""
