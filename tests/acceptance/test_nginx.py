@@ -26,6 +26,7 @@ from tests.support.clock import until
 from tests.support.paths import ROOT
 from tests.support.servers import Servers, running
 from tests.support.service import running_api
+from tests.support.serving import serving
 from tests.support.submissions import PICTURE
 
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
@@ -41,9 +42,10 @@ class Front:
     tls: urllib3.PoolManager
     tls_url: str
     api: str
-    #: An nginx whose API and store are away, and its log.
+    #: An nginx whose API is away, and whose store breaks off; its log, and what the store was sent.
     alone: str
     log_alone: Path
+    sent_alone: list[dict[str, str]]
 
     @property
     def address(self) -> str:
@@ -110,10 +112,13 @@ def front(
         store = servers.s3.endpoint.removeprefix("http://").rstrip("/")
         api = stack.enter_context(running_api(env, folder / "api.log")).url
         stack.enter_context(_running_nginx(folder, plain, tls, api.removeprefix("http://"), store))
-        stack.enter_context(_running_nginx(alone, plain_too, tls_too, nobody, nobody))
+        sent: list[dict[str, str]] = []
+        port = stack.enter_context(serving(lambda request: sent.append(dict(request.headers))))
+        broken = f"127.0.0.1:{port}"
+        stack.enter_context(_running_nginx(alone, plain_too, tls_too, nobody, broken))
         pool = stack.enter_context(urllib3.PoolManager(ssl_context=context, retries=False))
         away, log = f"http://{plain_too}", alone / "nginx.log"
-        yield Front(f"http://{plain}", pool, f"https://{tls}", api, away, log)
+        yield Front(f"http://{plain}", pool, f"https://{tls}", api, away, log, sent)
 
 
 def test_every_address_is_the_public_one_with_its_path(front: Front) -> None:
@@ -188,6 +193,17 @@ def test_the_log_has_no_signed_address_that_fails(front: Front) -> None:
         assert urllib3.request("GET", f"{front.alone}/{path}", retries=False).status == 503
     until(lambda: "/nowhere" in front.log_alone.read_text())
     assert "results" not in front.log_alone.read_text()
+
+
+def test_the_store_gets_what_a_download_needs_and_no_key(front: Front) -> None:
+    secret = dict.fromkeys(("X-API-Key", "Authorization", "Cookie", "X-Amz-A"), "secret")
+    asked = {"Origin": "https://shop.example", "Range": "bytes=1-2", "If-None-Match": '"a"'}
+    front.sent_alone.clear()
+    urllib3.request(
+        "GET", f"{front.alone}/rmbg/results/a/b.png", headers=secret | asked, retries=False
+    )
+    address = front.alone.removeprefix("http://")
+    assert front.sent_alone == [{"Host": address, **asked}]
 
 
 def test_the_metrics_are_not_published(front: Front) -> None:
