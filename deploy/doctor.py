@@ -625,7 +625,9 @@ def _how_to_get_a_worker(settings: Settings, workers: Sequence[Worker]) -> str:
     for worker in workers:
         if worker.drained and worker.alive and worker.ready and worker.model == settings.model:
             return f"let one take jobs again: {_JOBS} undrain {worker.name}"
-    host, taken = settings.host, {worker.name for worker in workers}
+    # Not that of one that died: it is started again. One that is drained would take nothing.
+    taken = {worker.name for worker in workers if worker.alive or worker.drained}
+    host = settings.host
     number = next(number for number in count() if f"gpu{number}@{host}" not in taken)
     return (
         f"start one: celery -A tasks.app worker -n gpu{number}@{host} -c 1 "

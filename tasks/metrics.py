@@ -171,6 +171,11 @@ WEBHOOK_ATTEMPTS: Final = Metric(
 WEBHOOK_PENDING: Final = Metric(
     "rmbg_webhook_pending", MetricSource.REDIS, "Webhooks that are pending."
 )
+WEBHOOK_DEAD: Final = Metric(
+    "rmbg_webhook_dead",
+    MetricSource.REDIS,
+    "Webhooks that were given up, until they are sent again or dropped, or their tasks expire.",
+)
 WORKER_UP: Final = Metric(
     "rmbg_worker_up",
     MetricSource.REDIS,

@@ -86,8 +86,9 @@ def test_what_needs_somebody_is_reported_with_what_to_do(
     monkeypatch.setenv("RMBG_S3_REGIN", "eu-central-1")
     monkeypatch.setenv("RMBG_MAX_PENDING", "2")
     monkeypatch.setattr("deploy.doctor.disk_problem", lambda _: "no room")
-    WorkerRegistry(redis, clock=lambda: time.time() - 60).record_heartbeat("gpu8@a")
+    WorkerRegistry(redis, clock=lambda: time.time() - 60).record_heartbeat("gpu2@a")
     registry, store, rows = lasting_registry(redis), JobStore(redis), DeliveryStore(redis)
+    registry.mark_ready("gpu2@a", 60)  # before it died
     for worker in ("gpu0@a", "gpu1@a"):
         registry.record_heartbeat(worker, model="u2netp")
     registry.mark_ready("gpu0@a", 60)
@@ -108,7 +109,7 @@ def test_what_needs_somebody_is_reported_with_what_to_do(
         ("workers", "warn: gpu0@a is drained: new fan"),
         ("workers", "jobs undrain gpu0@a"),
         ("workers", "warn: gpu1@a is alive, but its model does not answer"),
-        ("workers", "warn: gpu8@a: no heartbeat for "),
+        ("workers", "warn: gpu2@a: no heartbeat for "),
         ("workers", "fail: no worker is ready for u2netp"),
         ("workers", "worker -n gpu2@a -c 1 -Q gpu.a.2,model.u2netp"),
         ("store.disk", "fail: no room"),

@@ -95,7 +95,9 @@ def test_webhooks_are_counted_by_what_came_of_them(redis: Redis, store: JobStore
         attempted(rows, row, state, now=1000.0, outcome=outcome)
     value = Scrape(redis)
     assert [value("webhook_attempts_total", outcome=each) for each in outcomes] == [1, 1]
-    assert value("webhook_pending") == 2
+    assert (value("webhook_pending"), value("webhook_dead")) == (2, 0)
+    attempted(rows, rows.waiting(1)[0], DeliveryState.DEAD, now=1000.0, outcome="refused")
+    assert Scrape(redis)("webhook_dead") == 1
 
 
 def test_what_waits_is_shown_by_queue_and_priority(redis: Redis, store: JobStore) -> None:
