@@ -238,7 +238,7 @@ class UrlGuard:
         return parts, host, port
 
     def _may_call(self, address: Address | None) -> bool:
-        # Only link-local addresses have a zone ("%eth0"), which does not parse.
+        # None: the name service gave a text that is no address.
         return address is not None and (is_public(address) or self.allow.address(address))
 
     def _addresses(self, host: str, port: int, seconds: float) -> tuple[str, ...]:

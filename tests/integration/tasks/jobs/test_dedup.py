@@ -1,6 +1,6 @@
 """Equal pictures: results that are reused, and duplicates that wait for their primary."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import pytest
@@ -10,7 +10,7 @@ from tasks import redis_keys
 from tasks.errors import ObjectStoreUnavailableError
 from tasks.housekeeping.missing_messages import list_key
 from tasks.jobs.job import LOST, Job, JobError, Priority, Status
-from tasks.jobs.store import JobStore
+from tasks.jobs.store import JobStore, ReadRecords
 from tasks.object_store import ObjectStore, results_prefix
 from tests.support.equal_jobs import EqualJobs
 from tests.support.jobs import claim
@@ -160,6 +160,23 @@ def test_the_most_urgent_duplicate_takes_over(equal: EqualJobs) -> None:
     equal.store.cancel(primary.task_id)
     equal.complete()
     assert equal.now(normal).primary == high.task_id
+
+
+def test_a_duplicate_that_is_canceled_as_it_takes_over_leaves_that_to_the_next(
+    equal: EqualJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    primary, gone, stays = [equal.submit() for _ in range(3)]
+    equal.store.cancel(primary.task_id)
+    read = JobStore.read
+
+    def cancel_after(store: JobStore, task_ids: Sequence[str]) -> ReadRecords:
+        records = read(store, task_ids)
+        equal.store.cancel(gone.task_id)
+        return records
+
+    monkeypatch.setattr(JobStore, "read", cancel_after)
+    equal.complete()
+    assert (equal.now(stays).primary, equal.now(stays).redispatches) == (None, 1)
 
 
 def test_a_duplicate_that_is_canceled_while_its_copy_is_made_keeps_no_copy(

@@ -222,6 +222,7 @@ def test_what_an_earlier_version_takes_off_a_list_holds_no_turn_up(queues: Queue
         queues.store.cancel(gone)
     queues.redis.zadd(waiting, dict(before))
     assert {queues.run() for _ in jobs} == {None, jobs[4], jobs[5]}
+    assert not queues.redis.exists(waiting)
     queues.passes(2)
     assert not [*queues.redis.scan_iter("rmbg:turns:*"), *queues.redis.scan_iter("rmbg:waiting:*")]
 

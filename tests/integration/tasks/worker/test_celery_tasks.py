@@ -50,6 +50,9 @@ def test_a_model_is_loaded_though_redis_is_away(task: RemovalTask, settings: Set
     task.unload()
     task.load(Runtime(settings, celery_app=task.app), WORKER)
     assert _worker(task).revision
+    assert _worker(task).ready
+    task.unload()
+    assert not _worker(task).ready
 
 
 def _worker(task: RemovalTask) -> Worker:

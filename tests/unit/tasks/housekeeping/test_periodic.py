@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 
 from tasks.errors import QueueUnavailableError
 from tasks.housekeeping import periodic
-from tasks.housekeeping.periodic import Periodic
+from tasks.housekeeping.periodic import HousekeepingStep, Periodic
 
 
 def test_no_failure_of_a_run_ends_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,3 +42,12 @@ def test_work_that_found_nothing_for_a_while_waits_for_the_end_of_a_job(
     Periodic("webhooks", 0.001, run, watcher).run_until(stopped)
     watcher.watch.assert_called_once_with("*")
     assert wait.called is waits
+
+
+def test_a_shutdown_waits_a_moment_for_all_runs_together() -> None:
+    step, thread = HousekeepingStep(Mock()), Mock()
+    step._threads = [thread] * 3
+    step.stop(None)
+    waits = [call.kwargs["timeout"] for call in thread.join.call_args_list]
+    assert 1 >= waits[0] >= waits[1] >= waits[2] >= 0
+    assert waits[0] > 0

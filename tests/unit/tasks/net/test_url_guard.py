@@ -120,6 +120,8 @@ def test_the_host_header_is_the_callers_without_the_usual_port() -> None:
         (OSError("no such name"), "unknown"),
         ([[]], "unknown"),
         ([[PUBLIC, "127.0.0.1"]], "not_public"),
+        ([["fe80::1%eth0"]], "not_public"),
+        ([["no address"]], "not_public"),
         *([[[to]], "not_public"] for to in INSIDE),
     ],
 )
