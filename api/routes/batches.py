@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+import structlog
 from flask import Response, g, request, stream_with_context, url_for
 from flask.views import MethodView
 
@@ -19,6 +20,7 @@ from api.schemas import BatchForm, BatchJson, BatchSchema, ErasedBatchSchema, en
 from api.wsgi_bridge import MAX_BODY
 from tasks.audit import Access, audit_access
 from tasks.jobs.batches import Batch
+from tasks.jobs.job import Status
 from tasks.jobs.serializers import batch_data
 
 blueprint = ApiBlueprint(
@@ -36,6 +38,8 @@ _BODY: Final = {
 
 #: Room of an item's parameters in JSON, beside a picture in base64.
 _ITEM_BYTES: Final = 2**13
+
+_log = structlog.get_logger(__name__)
 
 
 @blueprint.before_request
@@ -102,7 +106,9 @@ class BatchCancel(MethodView):
         if batch.completed_at is not None:
             raise ApiError("batch_finished")
         for task_id in batch.task_ids:
-            services().runtime.job_store.cancel(task_id)
+            if services().runtime.job_store.cancel(task_id) == Status.CANCELED:
+                named = {"task_id": task_id, "request_id": batch.request_id}
+                _log.info("job.canceled", **named, canceled_by=request_id())
         return success(_view(get_owned_batch(batch_id)))
 
 

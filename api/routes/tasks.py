@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
+import structlog
 from flask import Response, redirect, request, stream_with_context
 from flask.views import MethodView
 
@@ -33,6 +34,8 @@ from tasks.jobs.task_listing import Cursor
 blueprint = ApiBlueprint(
     "tasks", __name__, url_prefix="/api/v1", description="Follow, cancel and erase tasks."
 )
+
+_log = structlog.get_logger(__name__)
 
 #: The fields of a task that are signed URLs, or tell of them.
 SIGNED_FIELDS: Final = ("original_url", "result_url", "urls_expire_at")
@@ -128,6 +131,7 @@ class TaskCancel(MethodView):
         before = get_owned_task(task_id)
         if before.status.final or services().runtime.job_store.cancel(task_id) != Status.CANCELED:
             raise ApiError("task_finished")
+        _log.info("job.canceled", **before.log_context(), canceled_by=request_id())
         return success(task_view(get_owned_task(task_id)))
 
 

@@ -154,6 +154,9 @@ class DuplicateCompleter:
                 status=primary.status.value,
                 fields=to_record(changes),
             )
+        if ended:
+            facts = {"primary": primary.task_id, "status": primary.status.value}
+            _log.info("duplicate.completed", **duplicate.log_context(), **facts)
         return bool(ended)
 
     def _promote(self, primary_id: str, duplicates: Sequence[Job]) -> None:

@@ -6,6 +6,7 @@ import zipfile
 from typing import Any, BinaryIO
 
 import pytest
+from structlog.testing import capture_logs
 from werkzeug.test import TestResponse
 
 from api.inputs import spool
@@ -241,7 +242,10 @@ def test_a_batch_that_nobody_begins_is_over_after_a_day(api: Api) -> None:
 def test_canceling_ends_what_is_not_done(api: Api) -> None:
     url, (first, _) = _begin(api, a=RED, b=GREEN)
     api.finish(first)
-    after = data_of(api.post(f"{url}/cancel"), 200)
+    with capture_logs() as lines:
+        after = data_of(api.post(f"{url}/cancel"), 200)
+    logged = [each["request_id"] for each in lines if each["event"] == "job.canceled"]
+    assert logged == [api.job(first).request_id]
     assert [item["status"] for item in after["items"]] == ["succeeded", "canceled"]
     assert after["status"] == "completed"
     assert api.error("POST", f"{url}/cancel") == (409, "batch_finished")

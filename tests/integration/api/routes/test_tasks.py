@@ -202,7 +202,11 @@ def test_a_task_is_canceled_unless_it_has_ended(shop: Api, monkeypatch: pytest.M
     lease = shop.begin(running)
     for canceled in (waiting, running):
         path = f"/api/v1/tasks/{canceled}"
-        assert data_of(shop.post(f"{path}/cancel"), 200)["status"] == "canceled"
+        with capture_logs() as lines:
+            assert data_of(shop.post(f"{path}/cancel"), 200)["status"] == "canceled"
+        (line,) = [each for each in lines if each["event"] == "job.canceled"]
+        assert line["task_id"] == canceled
+        assert line["request_id"] == shop.job(canceled).request_id != line["canceled_by"]
         assert shop.error("POST", f"{path}/cancel") == (409, "task_finished")
         assert shop.error("GET", f"{path}/result") == (409, "task_canceled")
     # No worker begins or ends it any more.

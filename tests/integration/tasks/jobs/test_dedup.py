@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import pytest
+from structlog.testing import capture_logs
 
 from inference.options import Options
 from tasks import redis_keys
@@ -141,8 +142,11 @@ def test_what_a_picture_does_to_workers_is_shared_and_bad_luck_is_not(
     primary, duplicate = equal.pair()
     claim(equal.store, primary)
     equal.store.finish(primary.task_id, token="t", status=Status.FAILED, error=reason)
-    assert equal.complete() == (status is Status.FAILED)
+    with capture_logs() as lines:
+        assert equal.complete() == (status is Status.FAILED)
     present = equal.now(duplicate)
+    said = [(each["event"], each["request_id"]) for each in lines if "primary" in each]
+    assert said == [("duplicate.completed", present.request_id)] * (status is Status.FAILED)
     assert (present.status, present.primary) == (status, None)
     assert present.error == (reason if status is Status.FAILED else None)
     # What failed is not kept: the next one is tried.
