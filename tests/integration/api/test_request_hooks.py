@@ -170,7 +170,9 @@ def test_only_named_origins_may_call_from_a_browser_and_none_by_default(api: Api
             assert (exposed in shown) == bool(allowed)
 
 
-def test_without_room_nothing_is_kept_and_the_rest_goes_on(shop: Api, tmp_path: Path) -> None:
+def test_without_room_nothing_is_kept_and_the_rest_goes_on(
+    shop: Api, api: Api, tmp_path: Path
+) -> None:
     kept, canceled = shop.submit(), shop.submit()
     upload = shop.post(_UPLOADS, headers=_TUS | {"Upload-Length": "9"}).headers["Location"]
     shop.finish(kept)
@@ -178,6 +180,9 @@ def test_without_room_nothing_is_kept_and_the_rest_goes_on(shop: Api, tmp_path: 
     store = WatchedStore(shop.objects)
     room = Capacity(shop.redis, tmp_path, free=lambda _: FREE_BYTES - 1)
     full = shop.with_parts(capacity=room, object_store=store)
+    # Who has no key does not learn of it.
+    for path, status in ((PATH, 401), ("/v1.0/removebg", 403)):
+        assert api.with_parts(capacity=room).post(path).status_code == status
     goes_on, refused = set[str](), set[str]()
     for rule, methods in _routes(shop.application, "/v1.0/"):
         path = re.sub(r"<int:[^>]+>", "1", re.sub(r"<string:[^>]+>", kept, rule))
