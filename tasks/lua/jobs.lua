@@ -144,7 +144,7 @@ local function join(id, now)
   return primary
 end
 
--- Ends the role of a job as a primary: its result is cached, its duplicates are to be completed.
+-- Ends the role of a job as a primary: its duplicates are to be completed.
 local function end_primary(id)
   local cache_key = get(id, 'cache_key')
   if not cache_key then
@@ -153,12 +153,23 @@ local function end_primary(id)
   if redis.call('GET', primary_key(cache_key)) == id then
     redis.call('DEL', primary_key(cache_key))
   end
-  if get(id, 'status') == 'succeeded' then
+  if redis.call('EXISTS', duplicates_key(id)) == 1 then
+    redis.call('ZADD', ENDED_PRIMARIES, number(get(id, 'finished_at')) or 0, id)
+  end
+end
+
+-- Has later jobs of its cache key get the result of a job that has succeeded.
+local function cache_result(id)
+  local cache_key = get(id, 'cache_key')
+  if cache_key and get(id, 'status') == 'succeeded' then
     local seconds = math.max(1, math.min(math.floor(number(get(id, 'cache_seconds')) or 1), 1e6))
     redis.call('SET', cached_key(cache_key), id, 'EX', seconds, 'NX')
   end
-  if redis.call('EXISTS', duplicates_key(id)) == 1 then
-    redis.call('ZADD', ENDED_PRIMARIES, number(get(id, 'finished_at')) or 0, id)
+end
+
+local function uncache(id, cache_key)
+  if redis.call('GET', cached_key(cache_key)) == id then
+    redis.call('DEL', cached_key(cache_key))
   end
 end
 
@@ -264,6 +275,7 @@ local function report_end(id)
   end
   announce(id)
   end_primary(id)
+  cache_result(id)
 end
 
 -- Takes a job out of all that waits: lists, due, deadlines, duplicates.
@@ -676,6 +688,7 @@ commands.erase = function(a)
   redis.call('ZREM', pending_key(owner), id)
   release_pictures(owner, id, get(id, 'result_key'))
   end_primary(id)
+  uncache(id, get(id, 'cache_key') or '')
   erase_deliveries(id)
   if is_open(status) then
     -- Requeued since it was canceled: neither its batch nor the requests that wait for its end need
@@ -760,9 +773,7 @@ end
 -- Forgets a cached job whose result cannot be copied, unless another one has replaced it.
 -- Arguments: id, cache_key.
 commands.uncache = function(a)
-  if redis.call('GET', cached_key(a.cache_key)) == a.id then
-    redis.call('DEL', cached_key(a.cache_key))
-  end
+  uncache(a.id, a.cache_key)
 end
 
 -- Says which items a batch has, which accepts its request. Jobs that have ended by now are counted

@@ -192,12 +192,15 @@ def test_a_requeued_job_may_wait(
 # -- what is left --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("claimed", [False, True])
+@pytest.mark.parametrize("status", [Status.QUEUED, Status.PROCESSING, Status.SUCCEEDED])
 def test_an_erased_job_leaves_nothing_and_its_run_cannot_bring_it_back(
-    store: JobStore, redis: Redis, job: Job, *, claimed: bool
+    store: JobStore, redis: Redis, status: Status
 ) -> None:
-    if claimed:
+    job = store.create(make_job(cache_key="k", cache_seconds=3600)).job
+    if status is not Status.QUEUED:
         claim(store, job)
+    if status is Status.SUCCEEDED:
+        assert store.finish(job.task_id, token="t", status=status)
     assert store.erase(job.task_id)
     assert not store.finish(job.task_id, token="t", status=Status.SUCCEEDED)
     assert store.release(job.task_id, token="t") is ReleaseOutcome.NONE
