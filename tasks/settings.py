@@ -87,8 +87,12 @@ def aws_variables() -> dict[str, str]:
 
 
 def child_variables(added: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of a process that this one starts: its own, and others added."""
-    return {**os.environ, **added}
+    """Return the variables of a process that this one starts: its own, and others added.
+
+    A file of an added setting, whose path may be seen from here alone, is not read again.
+    """
+    files = {f"{name}_FILE" for name in added}
+    return {**{name: each for name, each in os.environ.items() if name not in files}, **added}
 
 
 def is_tracing_configured() -> bool:

@@ -4,7 +4,7 @@ import base64
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -330,7 +330,9 @@ def _services(
         nodes = [_node(worker.name, settings) for worker in (io, *workers)]
         login = f"{FLOWER_USER}:{load_credential(folder, FLOWER_PASSWORD)}"
         services.append(_flower(ports.flower, nodes, {**env, "FLOWER_BASIC_AUTH": login}))
-    return tuple(services)
+    # Celery and gunicorn look for packages in their working directory first, and the user's may
+    # have an `api` or `tasks` of its own.
+    return tuple(replace(each, folder=folder) for each in services)
 
 
 def _flower_link(settings: ApiSettings, ports: Ports) -> dict[str, str]:

@@ -88,7 +88,9 @@ def running_up(folder: Path, *options: str, **settings: str) -> Iterator[Up]:
         n: v for n, v in os.environ.items() if not n.startswith("RMBG_") or n == "RMBG_MODEL_DIR"
     }
     with log.open("wb") as output:
-        process = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=env | settings)
+        process = psutil.Popen(
+            command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, env=env | settings
+        )
     up = Up(process, data, log)
     try:
         # A start that is not ready by its own limit ends, and its output shows why.
@@ -116,7 +118,11 @@ def end(up: Up, number: signal.Signals) -> None:
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     folder = tmp_path_factory.mktemp(r"""rené's "up", 100% $HOME; [1]*?\{x}""")
-    settings = {"RMBG_RETENTION_HOURS": "720", "RMBG_THREADS": "", "RMBG_MAX_PENDING": "77"}
+    for package in ("api", "tasks", "inference", "deploy"):
+        (folder / package).mkdir()
+        (folder / package / "__init__.py").touch()
+    (folder / "most").write_text("77")
+    settings = {"RMBG_RETENTION_HOURS": "720", "RMBG_THREADS": "", "RMBG_MAX_PENDING_FILE": "most"}
     with running_up(folder, "--flower-port", "0", **settings) as running:
         yield running
 
