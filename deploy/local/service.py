@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Final
 
+#: Where Linux has its control groups, and names those of a process.
+_GROUPS: Final = Path("/sys/fs/cgroup")
+_OWN_GROUPS: Final = Path("/proc/self/cgroup")
 _HINT: Final = "Install the servers with: pip install 'rmbg-queue[embedded]'"
 
 
@@ -20,14 +23,29 @@ def core_count() -> int:
     return os.cpu_count() or 1
 
 
-def memory_bytes() -> int:
-    """Return how much memory this process may use: the machine's, or what its container has."""
+def memory_bytes(groups: Path = _GROUPS, own: Path = _OWN_GROUPS) -> int:
+    """Return how much memory this process may use: the machine's, or what its control groups have.
+
+    Args:
+        groups: where control groups are mounted, of version 2, or of version 1 in `memory`.
+        own: the process's groups, `number:controllers:path` in each line: see cgroups(7).
+    """
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [machine]
     try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+        lines = own.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return machine
-    return min(machine, int(limit)) if limit.isdecimal() else machine
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        if controllers not in {"", "memory"}:
+            continue
+        group = groups / controllers / path.lstrip("/")
+        # A container may have its own group where the host has the first one.
+        for folder in (each for each in (group, *group.parents) if each.is_relative_to(groups)):
+            for name in ("memory.max", "memory.limit_in_bytes"):
+                with suppress(OSError, ValueError):  # no such file, or "max"
+                    limits.append(int((folder / name).read_text(encoding="ascii")))
+    return min(limits)
 
 
 def script(name: str) -> str:

@@ -17,7 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from deploy.local.service import NotReadyError, Service, StartError
+from deploy.local.service import NotReadyError, Service, StartError, memory_bytes
 from tasks.settings import child_variables
 
 #: After this number of exits without having been ready, a child has failed to start.
@@ -57,6 +57,14 @@ class RestartBackoff:
         if previous is None or uptime >= self.stable:
             return self.first
         return min(previous * 2, self.longest)
+
+
+def _hint(ending: str) -> str:
+    """Return what is behind an ending that nobody may have meant."""
+    if not ending.endswith("SIGKILL"):
+        return ""
+    memory = memory_bytes() / 2**20
+    return f". Linux kills where memory runs out; there are {memory:,.0f} MiB here"
 
 
 class Child:
@@ -105,7 +113,7 @@ class Child:
             if self.exits >= MAX_START_FAILURES:
                 self.start_decided.set()
             pause = self._backoff.next_pause(pause, time.monotonic() - started)
-            self._report(f"{ending}; restarting in {pause:g} s")
+            self._report(f"{ending}; restarting in {pause:g} s{_hint(ending)}")
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop_requested.wait(), pause)
         self.state = ChildState.STOPPED
