@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from functools import cache
+from ipaddress import ip_network
 from typing import Any
 
 import kubernetes_validate
@@ -205,6 +206,8 @@ def test_callers_reach_the_api_alone_and_only_pictures_webhooks_and_weights_lead
             assert "169.254.0.0/16" in rule["to"][0]["ipBlock"]["except"]
         else:
             assert ports in ({53}, {6379, 9000})
+            blocks = [to["ipBlock"]["cidr"] for to in rule["to"] if "ipBlock" in to]
+            assert all(ip_network(each).is_private or each == "100.64.0.0/10" for each in blocks)
 
 
 def test_keda_scales_the_workers_by_a_metric_that_there_is() -> None:
