@@ -11,6 +11,8 @@ TEST_PROCESSES ?= 3
 SLOW_PROCESSES ?= 2
 # Tests are collected by several processes and start more than a hundred, which read compiled modules.
 unexport PYTHONDONTWRITEBYTECODE
+# Else pip refuses to install where a user's pip.conf says `user = true`.
+export PIP_USER := 0
 
 .DEFAULT_GOAL := help
 .PHONY: FORCE help install clients up test coverage test-slow test-faults test-hostile lint fmt docs lock audit sbom bench bench-hostile clean
@@ -36,6 +38,8 @@ $(STAMP): pyproject.toml constraints.txt $(if $(STALE),FORCE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "This needs Python 3.11 or later, and $(PYTHON) is \
 	%d.%d. Name another: make PYTHON=python3.12 ..." % sys.version_info[:2])'
 	$(PYTHON) -m venv $(if $(STALE),--clear) $(VENV)
+	@$(BIN)/pip --version >/dev/null || { rm -rf $(VENV); echo 'Programs in $(VENV) do not run: the disk forbids it (noexec), or'; \
+	echo 'the path of this folder has both a space and a ", $$ or `. Take another folder.'; exit 1; }
 	$(PIP) install -q -c constraints.txt -e '.[embedded]'
 	$(RELATIVE)
 	@{ $(BOUND_TO); } >$@

@@ -87,7 +87,7 @@ def require_free(port: int, option: str) -> None:
     if not is_free(port):
         raise SetupError(
             f"Port {port} of {LOOPBACK} is taken: stop the server that listens there, or give "
-            f"{option} another number (0 takes any free port)."
+            f"{option} another number (0 takes any free port; with make: ARGS='{option} 0')."
         )
 
 

@@ -9,21 +9,28 @@ import pytest
 
 from tests.support.paths import ROOT
 
-#: A Python whose environments have no pip, and which says that it is a Python of this version.
+#: A Python that says that it is of this version, and whose environments' pip ends with a status.
 _PYTHON = """#!/bin/sh
 case $1 in
 -c) exec {python} -c "import sys; sys.version_info = {version}; $2" ;;
-*) exec {python} "$@" --without-pip ;;
+*)
+    {python} "$@" --without-pip
+    printf '#!/bin/sh\\nexit {ends}' >.venv/bin/pip
+    chmod +x .venv/bin/pip ;;
 esac
 """
 #: Installs the project as pip does: by a file with its whole path.
-_PIP = 'pwd >"$(echo .venv/lib/python3*/site-packages)/_editable_impl_rmbg_queue.pth"\n'
+_PIP = """[ "$PIP_USER" = 0 ] &&
+pwd >"$(echo .venv/lib/python3*/site-packages)/_editable_impl_rmbg_queue.pth"
+"""
 
 
-def _make(folder: Path, *options: str, version: str = "sys.version_info") -> tuple[int, str]:
+def _make(
+    folder: Path, *options: str, version: str = "sys.version_info", ends: int = 0
+) -> tuple[int, str]:
     """Make the environment, and return the exit status and what was printed."""
     python = folder.parent / "python"
-    python.write_text(_PYTHON.format(python=sys.executable, version=version))
+    python.write_text(_PYTHON.format(python=sys.executable, version=version, ends=ends))
     python.chmod(0o755)
     command = ["make", f"PYTHON={python}", "PIP=sh pip.sh", ".venv/.service", *options]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -56,6 +63,13 @@ def test_a_python_that_is_too_old_is_named_and_leaves_no_environment(folder: Pat
     status, said = _make(folder, version="(3, 10, 1)")
     assert status != 0
     assert "is 3.10. Name another: make PYTHON=python3.12" in said
+    assert not (folder / ".venv").exists()
+
+
+def test_a_folder_whose_programs_do_not_run_is_told(folder: Path) -> None:
+    status, said = _make(folder, ends=127)
+    assert status != 0
+    assert "Programs in .venv do not run" in said
     assert not (folder / ".venv").exists()
 
 
