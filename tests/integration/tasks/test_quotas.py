@@ -137,6 +137,7 @@ def test_uploads_are_counted_by_length_and_by_number_complete_or_not(quotas: Quo
         store.create(_upload("up-21", 41), quota)
     store.release("up-1")
     store.release("up-1")
+    assert _has(quotas)[0] == 30
     store.remove("up-1")
     store.create(_upload("up-21", 41), quota)
     assert _has(quotas) == (71, 2, 19, 0)

@@ -98,6 +98,7 @@ def test_the_length_of_a_host_is_judged_before_its_letters() -> None:
         (f"http://{PUBLIC}/", PUBLIC, 80, "/"),
         (f"http://{PUBLIC}/".ljust(4096, "a"), PUBLIC, 80, "/" + "a" * (4096 - 21)),
         ("http://[2606:4700::1111]/", "2606:4700::1111", 80, "/"),
+        ("http://[::ffff:5db8:d822]/", "::ffff:5db8:d822", 80, "/"),
         ("http://[2606::5efe:5db8:d822]/", "2606::5efe:5db8:d822", 80, "/"),
         ("http://[64:ff9b::5db8:d822]/", "64:ff9b::5db8:d822", 80, "/"),
     ],
