@@ -11,6 +11,7 @@ from werkzeug.test import TestResponse
 
 from api.inputs import spool
 from tasks import redis_keys
+from tasks.jobs.batches import BatchStore
 from tasks.jobs.job import JobError, Priority
 from tasks.jobs.job_objects import get_manifest
 from tasks.jobs.store import JobStore
@@ -81,6 +82,22 @@ def test_files_become_tasks_of_low_priority_with_the_shared_options(api: Api) ->
     # Nothing waits in the bucket any more, and nowhere else.
     assert [*api.objects.list(UPLOAD_OBJECTS)] == uploads
     assert api.redis.zcard(redis_keys.UPLOADS) == 0
+
+
+def test_tasks_that_end_before_their_batch_is_whole_are_counted_and_keep_their_names(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seal = BatchStore.seal
+
+    def seal_late(*given: Any, **more: Any) -> None:  # noqa: ANN401 - those of `seal`
+        for each in api.queued():
+            api.finish(each)
+        seal(*given, **more)
+
+    monkeypatch.setattr(BatchStore, "seal", seal_late)
+    batch = api.data(_begin(api, red=RED, green=GREEN)[0])
+    assert (batch["status"], batch["counts"]["succeeded"]) == ("completed", 2)
+    assert [item["name"] for item in batch["items"]] == ["red.png", "green.png"]
 
 
 def test_a_bad_picture_fails_alone_with_its_reason(api: Api) -> None:
