@@ -203,7 +203,10 @@ def _on_signals(supervisor: Supervisor, screen: Screen) -> asyncio.Event:
         stop_requested.set()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as `nohup` sets it
+        numbers.append(signal.SIGHUP)
+    for number in numbers:
         loop.add_signal_handler(number, on_signal)
     loop.add_signal_handler(signal.SIGWINCH, screen.redraw)
     return stop_requested
@@ -251,13 +254,13 @@ def run_self_check(api_url: str, target: Path, api_key: str | None = None) -> No
         SelfCheckError: the service failed, or the result is not a cutout of that photo.
     """
     sample = files("deploy.local").joinpath("sample.jpg")
-    with as_file(sample) as photo, Client(api_url, api_key=api_key) as client:
-        try:
+    try:
+        with as_file(sample) as photo, Client(api_url, api_key=api_key) as client:
             cutout = client.remove(photo, cache=False)
-        except RmbgError as error:
-            raise SelfCheckError(f"The sample photo was not cut out: {error}") from error
-        with Image.open(photo) as image:
-            size = image.size
+            with Image.open(photo) as image:
+                size = image.size
+    except (RmbgError, ValueError) as error:
+        raise SelfCheckError(f"The sample photo was not cut out: {error}") from error
     check_cutout(cutout, size)
     target.write_bytes(cutout)
 

@@ -47,7 +47,7 @@ class Client:
 
     Raises:
         ValueError: the address is none of HTTP, the key has characters that keys do not have, or
-            the environment's proxy is none that can be used.
+            the environment's proxy or certificates are none that can be used.
     """
 
     def __init__(

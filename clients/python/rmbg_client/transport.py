@@ -95,7 +95,7 @@ def make_http(kind: type[C], url: str) -> C:
     A proxy would look for that service on its own machine.
 
     Raises:
-        ValueError: the proxy is none that can be used.
+        ValueError: the environment's proxy or certificates are none that can be used.
     """
     try:
         if _is_loopback(httpx.URL(url).host):
@@ -105,6 +105,11 @@ def make_http(kind: type[C], url: str) -> C:
         raise ValueError(
             "The environment names a SOCKS proxy, which needs: pip install 'httpx2[socks]'. "
             "Or unset ALL_PROXY, HTTP_PROXY and HTTPS_PROXY."
+        ) from error
+    except OSError as error:
+        raise ValueError(
+            "The certificates that SSL_CERT_FILE or SSL_CERT_DIR names cannot be read: "
+            f"{error.strerror}."
         ) from error
 
 

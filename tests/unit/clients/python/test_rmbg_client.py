@@ -354,3 +354,10 @@ def test_a_proxy_is_used_except_for_loopback(
     make_http(kind, "http://127.0.0.1:8000")
     with pytest.raises(ValueError, match=r"httpx2\[socks\]"):
         make_http(kind, "http://shop:8000")
+
+
+def test_certificates_that_cannot_be_read_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for path, reason in {"/none": "No such file", __file__: "no certificate"}.items():
+        monkeypatch.setenv("SSL_CERT_FILE", path)
+        with pytest.raises(ValueError, match=f"SSL_CERT_FILE .* cannot be read: .*{reason}"):
+            Client()

@@ -1,12 +1,17 @@
-"""The self-check of `rmbg up` accepts a cutout and nothing else."""
+"""The self-check of `rmbg up` accepts a cutout and nothing else; what stops it."""
 
+import asyncio
 import io
+import os
+import signal
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from PIL import Image
 
 from deploy.local.service import SelfCheckError
-from deploy.local.up import check_cutout
+from deploy.local.up import _on_signals, check_cutout, run_self_check
 
 SIZE = (40, 30)
 
@@ -45,3 +50,31 @@ def test_a_cutout_passes_the_self_check() -> None:
 def test_anything_else_fails_the_self_check(data: bytes, complaint: str) -> None:
     with pytest.raises(SelfCheckError, match=complaint):
         check_cutout(data, SIZE)
+
+
+def test_the_self_check_says_what_keeps_it_from_asking(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/none")
+    with pytest.raises(SelfCheckError, match="SSL_CERT_FILE"):
+        run_self_check("http://127.0.0.1:9", tmp_path / "cutout.png")
+
+
+@pytest.mark.parametrize(
+    ("before", "stops"), [(signal.SIG_IGN, False), (signal.SIG_DFL, True)], ids=["nohup", "usual"]
+)
+def test_who_has_started_it_by_nohup_may_leave(before: signal.Handlers, *, stops: bool) -> None:
+    async def leave() -> bool:
+        requested = _on_signals(Mock(), Mock())
+        os.kill(os.getpid(), signal.SIGHUP)
+        seen = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, seen.set)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        await seen.wait()  # and so is what came before
+        return requested.is_set()
+
+    kept = signal.signal(signal.SIGHUP, before)
+    try:
+        assert asyncio.run(leave()) == stops
+    finally:
+        signal.signal(signal.SIGHUP, kept)
