@@ -61,7 +61,8 @@ def test_a_request_is_the_same_after_an_upgrade_that_adds_a_parameter(
     former = parameters.load(RemovalForm, {"quality": "50", "cache": "false"})
     former["image"] = f"sha256:{hashlib.sha256(PICTURE).hexdigest()}"
     digest = idempotency._digest(former)
-    api.redis.set(idempotency_key("", "earlier"), Reservation("", digest, made, done=True).write())
+    former_value = Reservation("", digest, made, done=True).write()
+    api.redis.set(idempotency_key("", "earlier"), former_value, ex=3600)
     assert task_id_of(api.send(key="earlier", quality="50")) == made
 
     class Later(RemovalForm):

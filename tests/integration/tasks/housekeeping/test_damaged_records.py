@@ -38,7 +38,7 @@ def _damaged(queues: Queues, make: Callable[[], str]) -> list[str]:
     *some, last = [make() for _ in range(7)]
     for task_id, fields in zip(some, DAMAGES.values(), strict=True):
         _damage(queues.redis, task_id, fields)
-    queues.redis.set(redis_keys.job_key(last), "no hash")
+    queues.redis.set(redis_keys.job_key(last), "no hash", keepttl=True)
     return [*some, last]
 
 
