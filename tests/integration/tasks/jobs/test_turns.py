@@ -121,16 +121,6 @@ def test_a_job_whose_message_is_sent_again_keeps_its_place(queues: Queues) -> No
     assert [queues.run(), queues.run()] == jobs
 
 
-def test_a_job_of_a_model_that_the_worker_has_not_is_handed_back_to_be_sent_again(
-    queues: Queues,
-) -> None:
-    task_id = queues.submit(model="other", queue=OWN)
-    taken = queues.take(queue=OWN)
-    assert taken
-    assert queues.claim(taken, model="u2netp") == (ClaimOutcome.OTHER_MODEL, task_id)
-    assert queues.store.due() == [task_id]
-
-
 def _swapped(queues: Queues) -> tuple[str, str, str]:
     """Two jobs of `x` and one of `y`, whose turn comes with the second message of `x`."""
     first, second, other = _submit(queues, "xxy")
