@@ -44,9 +44,11 @@ def test_a_position_counts_the_jobs_of_the_queue_that_go_first(store: JobStore) 
 
 
 def test_the_newest_jobs_are_read(store: JobStore, clock: Clock) -> None:
+    jobs = []
     for clock.now in (1e9, 2e9, 3e9):
-        newest = store.create(make_job(created_at=clock.now)).job
-    assert [job.task_id for job in store.read_newest([Status.QUEUED], 1).jobs] == [newest.task_id]
+        jobs.append(store.create(make_job(created_at=clock.now)).job.task_id)
+    newest = store.read_newest([Status.QUEUED], 2).jobs
+    assert [job.task_id for job in newest] == jobs[:0:-1]
 
 
 def test_neither_an_id_is_used_twice_nor_a_place_in_a_full_queue(store: JobStore, job: Job) -> None:
