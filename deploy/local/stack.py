@@ -2,11 +2,13 @@
 
 import base64
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote, unquote
 
 from redis.exceptions import RedisError
 
@@ -276,6 +278,15 @@ def _threads(workers: int) -> int:
     return max(1, service.core_count() // workers)
 
 
+def _with_whole_paths(redis_url: str) -> str:
+    """Name the files of a URL's TLS options as a process in another folder finds them."""
+
+    def whole(option: re.Match[str]) -> str:
+        return option[1] + quote(str(Path(unquote(option[2])).resolve()))
+
+    return re.sub(r"([?&]ssl_(?:ca_certs|ca_path|certfile|keyfile)=)([^&]+)", whole, redis_url)
+
+
 def child_environment(settings: ApiSettings, workers: int) -> dict[str, str]:
     """Return the settings as variables, with the CPU cores shared among the model workers.
 
@@ -286,7 +297,7 @@ def child_environment(settings: ApiSettings, workers: int) -> dict[str, str]:
     webhook_secret = settings.webhook_secret
     return {
         **settings.environment(),
-        "RMBG_REDIS_URL": settings.redis_url.get_secret_value(),
+        "RMBG_REDIS_URL": _with_whole_paths(settings.redis_url.get_secret_value()),
         "RMBG_S3_ENDPOINT": str(settings.s3_endpoint),
         "RMBG_S3_PUBLIC_ENDPOINT": str(public_endpoint),
         "RMBG_S3_ACCESS_KEY": settings.s3_access_key,
@@ -295,8 +306,6 @@ def child_environment(settings: ApiSettings, workers: int) -> dict[str, str]:
         "RMBG_MODEL": settings.model,
         "RMBG_MODEL_DIR": str(settings.model_dir.resolve()),
         "RMBG_WEBHOOK_SECRET": webhook_secret.get_secret_value() if webhook_secret else "",
-        **({"RMBG_S3_SYNC_DIR": str(settings.s3_sync_dir)} if settings.s3_sync_dir else {}),
-        **({"RMBG_DATA_DIR": str(settings.data_dir)} if settings.data_dir else {}),
         "RMBG_HOST": settings.host,
         "RMBG_THREADS": str(settings.threads or _threads(workers)),
         "RMBG_LOG_FORMAT": settings.log_format,

@@ -173,3 +173,23 @@ def test_workers_and_their_threads_suit_one_person_and_many(  # noqa: PLR0917 - 
     assert choose_workers(settings) == workers
     settings = settings.model_copy(update={"s3_endpoint": "http://127.0.0.1:1"})
     assert child_environment(settings, workers)["RMBG_THREADS"] == str(threads)
+
+
+def test_processes_find_files_that_are_named_from_the_callers_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "store").mkdir()
+    settings = ApiSettings.load(
+        redis_url="rediss://:a%2Fb@h:1/0?ssl_certfile=c%26d.pem&ssl_ca_certs=a.pem&ssl_keyfile=/k",
+        s3_endpoint="http://127.0.0.1:1",
+        s3_sync_dir="store",
+        model_path="m.onnx",
+    )
+    env = child_environment(settings, 1)
+    assert env["RMBG_REDIS_URL"] == (
+        f"rediss://:a%2Fb@h:1/0?ssl_certfile={tmp_path}/c%26d.pem"
+        f"&ssl_ca_certs={tmp_path}/a.pem&ssl_keyfile=/k"
+    )
+    assert env["RMBG_S3_SYNC_DIR"] == f"{tmp_path}/store"
+    assert env["RMBG_MODEL_PATH"] == f"{tmp_path}/m.onnx"
