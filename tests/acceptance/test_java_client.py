@@ -39,7 +39,8 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     jvm = " ".join(f"-J{option}" for option in JVM)
     strict = f"javac {jvm} -Xlint:all -Werror --release 17 -d {folder}"
     call = _documented("javac").replace("javac -d build", strict)
-    subprocess.run(f"{call} {PROGRAM}", shell=True, cwd=ROOT, check=True, timeout=120)  # noqa: S602 - our own page
+    program = shlex.quote(str(PROGRAM))
+    subprocess.run(f"{call} {program}", shell=True, cwd=ROOT, check=True, timeout=120)  # noqa: S602 - our own page
     return folder
 
 

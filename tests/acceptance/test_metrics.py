@@ -124,10 +124,12 @@ def test_an_api_takes_over_from_another_by_usr2_and_no_request_is_refused(
 ) -> None:
     """As docs/operations.md says of an upgrade: with new modules, and metrics of its own."""
     log, ended = tmp_path / "api.log", threading.Event()
+    # An idle connection may be closed just as it is used: HTTP clients then take another one.
+    retries = urllib3.Retry(connect=0, read=5)
     with running_api(service_environment, log) as api, ThreadPoolExecutor(1) as pool:
 
         def ask(path: str = "/healthz/live") -> urllib3.BaseHTTPResponse:
-            return urllib3.request("GET", f"{api.url}{path}", retries=False, timeout=120)
+            return urllib3.request("GET", f"{api.url}{path}", retries=retries, timeout=120)
 
         def ask_until_ended() -> set[int]:
             statuses = set()

@@ -217,7 +217,7 @@ def _furnish(folder: Path, service: RunningService) -> None:
 
 def _run_in_a_shell(command: str, variables: dict[str, str]) -> tuple[int, str, str]:
     for program in ("rmbg", "celery"):
-        command = command.replace(f".venv/bin/{program}", script(program))
+        command = command.replace(f".venv/bin/{program}", shlex.quote(script(program)))
     kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME"}}
     # In one shell, as a reader would: the settings first.
     here = f". data/{SHELL_FILE}\n{command}"

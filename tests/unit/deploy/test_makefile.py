@@ -1,5 +1,6 @@
 """The environment that `make` installs into, without what pip installs."""
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -30,7 +31,9 @@ def _make(
 ) -> tuple[int, str]:
     """Make the environment, and return the exit status and what was printed."""
     python = folder.parent / "python"
-    python.write_text(_PYTHON.format(python=sys.executable, version=version, ends=ends))
+    python.write_text(
+        _PYTHON.format(python=shlex.quote(sys.executable), version=version, ends=ends)
+    )
     python.chmod(0o755)
     command = ["make", f"PYTHON={python}", "PIP=sh pip.sh", ".venv/.service", *options]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
