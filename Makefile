@@ -22,17 +22,17 @@ help: ## List the targets
 
 # The project's folders as seen from the file that names them, which Python before 3.13 reads in the locale's charset: it
 # does not start where a path has characters beyond that.
-RELATIVE = for each in $(VENV)/lib/python3*/site-packages/*rmbg_queue.pth; do \
+NAME_FOLDERS_RELATIVELY = for each in $(VENV)/lib/python3*/site-packages/*rmbg_queue.pth; do \
 	[ ! -e "$$each" ] || printf '%s\n' ../../../.. ../../../../clients/python >"$$each"; done
 
 # An environment works in its own folder and with its own Python alone, which its stamp says: in a copy of this folder it
 # would run the other one's code. Where either is another, as after an upgrade of the system, it is made anew; so is what
 # another Python has left half made.
 STAMP := $(VENV)/.service
-VERSION := -c 'import sys; print("Python %d.%d" % sys.version_info[:2])' 2>&1
-BOUND_TO := pwd -P; $(BIN)/python $(VERSION)
-STALE := $(shell if [ -e $(STAMP) ]; then [ ! -s $(STAMP) ] || [ "$$($(BOUND_TO))" = "$$(cat $(STAMP))" ]; \
-	elif [ -L $(BIN)/python ]; then [ "$$($(BIN)/python $(VERSION))" = "$$($(PYTHON) $(VERSION))" ]; fi || echo stale)
+PRINT_VERSION := -c 'import sys; print("Python %d.%d" % sys.version_info[:2])' 2>&1
+PRINT_BINDING := pwd -P; $(BIN)/python $(PRINT_VERSION)
+STALE := $(shell if [ -e $(STAMP) ]; then [ ! -s $(STAMP) ] || [ "$$($(PRINT_BINDING))" = "$$(cat $(STAMP))" ]; \
+	elif [ -L $(BIN)/python ]; then [ "$$($(BIN)/python $(PRINT_VERSION))" = "$$($(PYTHON) $(PRINT_VERSION))" ]; fi || echo stale)
 
 $(STAMP): pyproject.toml constraints.txt $(if $(STALE),FORCE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "This needs Python 3.11 or later, and $(PYTHON) is \
@@ -41,12 +41,12 @@ $(STAMP): pyproject.toml constraints.txt $(if $(STALE),FORCE)
 	@$(BIN)/pip --version >/dev/null || { rm -rf $(VENV); echo 'Programs in $(VENV) do not run: the disk forbids it (noexec), or'; \
 	echo 'the path of this folder has both a space and a ", $$ or `. Take another folder.'; exit 1; }
 	$(PIP) install -q -c constraints.txt -e '.[embedded]'
-	$(RELATIVE)
-	@{ $(BOUND_TO); } >$@
+	$(NAME_FOLDERS_RELATIVELY)
+	@{ $(PRINT_BINDING); } >$@
 
 $(VENV)/.development: $(VENV)/.service
 	$(PIP) install -q -c constraints.txt -e '.[dev]'
-	$(RELATIVE)
+	$(NAME_FOLDERS_RELATIVELY)
 	touch $@
 
 # JavaScript clients that tests run; without npm those tests are skipped.
@@ -63,7 +63,7 @@ install: $(VENV)/.development clients ## Create .venv with all that the service 
 # PyTorch, for all models but those of ONNX files; and what reads a GPU's memory.
 $(VENV)/.torch: $(VENV)/.service
 	$(PIP) install -q -c constraints.txt -e '.[embedded,torch]' nvidia-ml-py
-	$(RELATIVE)
+	$(NAME_FOLDERS_RELATIVELY)
 	touch $@
 
 ONNX_MODELS := u2netp isnet-general-use

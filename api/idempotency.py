@@ -135,8 +135,10 @@ class ReservationRenewer:
         outage_logged = False
         while renewals := self._after_a_pause():
             try:
-                undecided = [each for each, renewal in renewals.items() if renewal.decide is None]
-                self._renew(undecided)
+                # The reservations of requests that go on; of those that have ended, it is found out
+                # what became of them.
+                going_on = [key for key, renewal in renewals.items() if renewal.decide is None]
+                self._renew(going_on)
                 for reservation, renewal in renewals.items():
                     if renewal.decide is not None:
                         renewal.decide()

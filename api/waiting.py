@@ -199,9 +199,14 @@ class TaskWaiter:
         return self._stream(begin, self._follow_all(left, shown, render)) if left else begin
 
     def _is_revoked(self, owner_id: str) -> bool:
-        """Return whether an owner's key was revoked: a stream may go on for as long as a job."""
+        """Return whether an owner has no valid API key any more.
+
+        A stream lasts as long as its jobs, and the key may be revoked meanwhile.
+        """
         owner = self.runtime.api_keys.get(owner_id)
-        return owner is None or owner.revoked
+        if owner is None:  # Redis has lost its keys
+            return True
+        return owner.revoked
 
     def _follow_all(
         self, jobs: Sequence[Job], shown: dict[str, _Shown], render: Render

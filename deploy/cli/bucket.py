@@ -53,12 +53,12 @@ def restore(
     with exit_on_error(as_json=as_json, hint="Jobs restored so far stay restored; run this again."):
         report = restorer.find()
         owners = sorted({job.owner for job in report.lost})
-        unknown = [owner for owner in owners if runtime.api_keys.get(owner) is None]
-        if unknown and not as_json:
+        without_key = [owner for owner in owners if runtime.api_keys.get(owner) is None]
+        if without_key and not as_json:
             say(
-                f"Redis has no API key of {', '.join(unknown)}: nobody can fetch these owners' "
-                "jobs, and their webhooks are not sent. Import the keys first, if you have an "
-                "export: rmbg keys import FILE"
+                f"These owners have no API key in Redis: {', '.join(without_key)}. Nobody can "
+                "fetch their jobs, and the service sends none of their webhooks. If you have an "
+                "export of the keys, import it first: rmbg keys import FILE"
             )
         confirmed = bool(report.lost) and (yes or (not as_json and _confirm(report)))
         restored = [job.task_id for job in report.lost if confirmed and restorer.restore(job)]
@@ -69,7 +69,7 @@ def restore(
             "recorded": report.recorded,
             "expired": report.expired,
             "unreadable": report.unreadable,
-            "unknown_owners": unknown,
+            "owners_without_key": without_key,
         }
         typer.echo(json.dumps(document))
     else:

@@ -214,8 +214,9 @@ def import_keys(
                 owner, is_new = api_keys.restore(record)
             except KeyNameError as error:
                 refused.append(str(error))
-            else:
-                imported += [owner.name] * is_new
+                continue
+            if is_new:
+                imported.append(owner.name)
     if as_json:
         typer.echo(json.dumps({"imported": imported, "refused": refused}))
     else:

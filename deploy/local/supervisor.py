@@ -59,8 +59,8 @@ class RestartBackoff:
         return min(previous * 2, self.longest)
 
 
-def _hint(ending: str) -> str:
-    """Return what is behind an ending that nobody may have meant."""
+def _memory_hint(ending: str) -> str:
+    """Return a sentence about memory, for want of which Linux may have sent SIGKILL."""
     if not ending.endswith("SIGKILL"):
         return ""
     memory = memory_bytes() / 2**20
@@ -113,7 +113,7 @@ class Child:
             if self.exits >= MAX_START_FAILURES:
                 self.start_decided.set()
             pause = self._backoff.next_pause(pause, time.monotonic() - started)
-            self._report(f"{ending}; restarting in {pause:g} s{_hint(ending)}")
+            self._report(f"{ending}; restarting in {pause:g} s{_memory_hint(ending)}")
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop_requested.wait(), pause)
         self.state = ChildState.STOPPED

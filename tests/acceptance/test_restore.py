@@ -58,7 +58,7 @@ def test_all_jobs_succeed_after_redis_lost_everything(
     # Submitted first, done first.
     assert first["restored"] == list(before)
     nothing: dict[str, Any] = {"lost": [], "restored": [], "expired": 0, "unreadable": []}
-    assert second == {**nothing, "recorded": len(before), "unknown_owners": []}
+    assert second == {**nothing, "recorded": len(before), "owners_without_key": []}
 
     for task_id, was in before.items():
         task = client.wait(task_id)

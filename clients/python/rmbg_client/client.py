@@ -46,8 +46,8 @@ class Client:
         clock: returns seconds that only grow.
 
     Raises:
-        ValueError: the address is none of HTTP, the key has characters that keys do not have, or
-            the environment's proxy or certificates are none that can be used.
+        ValueError: `url` is no HTTP address; or `api_key` has a character that no API key has; or
+            the client cannot use the proxy or the certificates that the environment names.
     """
 
     def __init__(

@@ -95,7 +95,7 @@ def make_http(kind: type[C], url: str) -> C:
     A proxy would look for that service on its own machine.
 
     Raises:
-        ValueError: the environment's proxy or certificates are none that can be used.
+        ValueError: it cannot use the proxy or the certificates that the environment names.
     """
     try:
         if _is_loopback(httpx.URL(url).host):

@@ -1,6 +1,5 @@
 """The OpenAPI document and its page, as the API serves them."""
 
-import json
 import re
 from urllib.parse import urljoin
 
@@ -28,6 +27,4 @@ def test_the_document_is_made_once_since_anybody_may_ask_for_it(
     first = api.get("/openapi.json")
     monkeypatch.setattr(EnvelopeApi, "document", None)
     assert api.get("/openapi.json").data == first.data
-    names = json.loads(first.data, object_pairs_hook=lambda pairs: [name for name, _ in pairs])
-    assert sorted(names) == sorted({*names, "servers"}), "Swagger's reader refuses a name twice"
     assert first.get_json()["servers"] == [{"url": "/"}]

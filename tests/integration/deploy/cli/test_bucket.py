@@ -68,8 +68,8 @@ def test_originals_without_a_manifest_are_named(bucket: ObjectStore) -> None:
 
 def test_owners_whose_keys_are_lost_are_named(lost: Job, bucket: ObjectStore) -> None:
     put_manifest(bucket, lost.evolve(owner="own-1"))
-    assert "no API key of own-1" in run("restore", answers="n\n", status=1).stderr
-    assert json.loads(run("restore", "--json", status=1).stdout)["unknown_owners"] == ["own-1"]
+    assert "no API key in Redis: own-1" in run("restore", answers="n\n", status=1).stderr
+    assert json.loads(run("restore", "--json", status=1).stdout)["owners_without_key"] == ["own-1"]
 
 
 @pytest.mark.parametrize("command", [("bucket",), ("restore", "--yes")])
